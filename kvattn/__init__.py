@@ -1,0 +1,1 @@
+"""kvattn: the reference that attention code is tested against."""

@@ -1,0 +1,91 @@
+"""The types that signatures speak of: arrays, and the seams between masks, mods, schemes and arithmetic.
+
+Shapes stand in docstrings, in the letters of `kvattn.axes`.  The protocols say what a mask, a mod
+or a positional scheme must be able to do; nothing needs to inherit from them.
+"""
+
+from enum import Enum
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.floating[Any]]
+"""A floating-point array; kvattn computes in float64 or float32."""
+
+Positions: TypeAlias = NDArray[np.int64]
+"""Absolute token positions, counted from 0."""
+
+Indices: TypeAlias = NDArray[np.int64]
+"""Batch or head numbers, counted from 0."""
+
+Visible: TypeAlias = NDArray[np.bool_]
+"""A mask's answer: True where the query may see the key."""
+
+
+class Answer(Enum):
+    """What a mask says of a whole block of pairs; ``LOOK`` is always a legal answer."""
+
+    ALL = "all"
+    NONE = "none"
+    LOOK = "look"
+
+
+class Span(NamedTuple):
+    """The lowest and the highest position in a block, both included; not every position between need occur."""
+
+    low: int
+    high: int
+
+
+class Mask(Protocol):
+    """Who may see whom, as a function of absolute positions."""
+
+    def __call__(self, b: Indices | int, h: Indices | int, q_positions: Positions, k_positions: Positions) -> Visible:
+        """Answer for every pair; the four arguments broadcast against each other."""
+
+    def block(self, b: int, q: Span, k: Span) -> Answer:
+        """Answer for all heads and all pairs of two spans at once."""
+
+
+class Place(NamedTuple):
+    """Where a block of scores stands; every array broadcasts against the scores.
+
+    Attributes
+    ----------
+    batch
+        Number of the sequence.
+    heads
+        Query head of each score row.
+    queries
+        The query rows before scaling, ``[..., rows, D]``; None where a caller has none.
+    q_positions, k_positions
+        Absolute positions of the score rows and columns.
+    """
+
+    batch: int
+    heads: Indices
+    queries: Array | None
+    q_positions: Positions
+    k_positions: Positions
+
+
+class Mod(Protocol):
+    """How a score is bent: elementwise, after scale and softcap, before the mask."""
+
+    def __call__(self, scores: Array, place: Place) -> Array:
+        """Return scores of the same shape and dtype."""
+
+
+class Rotation(Protocol):
+    """A positional scheme that turns queries and keys before they meet."""
+
+    def rotate(self, x: Array, positions: Positions) -> Array:
+        """Turn ``x`` ``[..., T, D]`` to ``positions`` ``[T]`` (or anything that broadcasts to ``x.shape[:-1]``)."""
+
+
+class Embedding(Protocol):
+    """A positional scheme that is added to hidden states."""
+
+    def embed(self, x: Array, positions: Positions) -> Array:
+        """Return ``x`` ``[..., T, M]`` with the position mixed in."""
