@@ -89,3 +89,20 @@ class Embedding(Protocol):
 
     def embed(self, x: Array, positions: Positions) -> Array:
         """Return ``x`` ``[..., T, M]`` with the position mixed in."""
+
+
+class Attended(NamedTuple):
+    """What attention returns, always: the mixed values and the log of the softmax denominator.
+
+    Attributes
+    ----------
+    out
+        ``[*batch, Hq, T, Dv]`` from the core, ``[B, T, M]`` from a variant that projects its output.
+        0 in a row that sees no key.
+    lse
+        ``[*batch, Hq, T]``, natural logarithm, sinks included; -inf in a row that sees no key,
+        NaN where a variant has no softmax.
+    """
+
+    out: Array
+    lse: Array
