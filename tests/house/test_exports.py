@@ -1,0 +1,106 @@
+"""Every public name exists, says what it is, and shows it in an example that runs."""
+
+from collections.abc import Iterator
+import doctest
+from enum import Enum
+import importlib
+import inspect
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Protocol
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+MODULES = sorted(
+    ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    for path in (ROOT / "kvattn").rglob("*.py")
+    if (parts := path.relative_to(ROOT).with_suffix("").parts)[-1] != "__main__"
+)
+
+NOTHING_TO_RUN = {"kvattn.typing"}
+"""Names for types: there is nothing to execute."""
+
+
+def public(module: ModuleType) -> Iterator[tuple[str, object]]:
+    """Functions and classes that a module defines, and what the classes define, without underscore."""
+    for name, thing in vars(module).items():
+        if name.startswith("_") or getattr(thing, "__module__", None) != module.__name__:
+            continue
+        if isinstance(thing, FunctionType) or hasattr(thing, "__wrapped__"):
+            yield name, thing
+        elif isinstance(thing, type):
+            yield name, thing
+            if Protocol in thing.__bases__:
+                continue
+            for inner, member in vars(thing).items():
+                plain = member.__func__ if isinstance(member, classmethod | staticmethod) else member
+                if not inner.startswith("_") and isinstance(plain, FunctionType | property):
+                    yield f"{name}.{inner}", plain
+
+
+def is_a_record(thing: object) -> bool:
+    """Whether there is nothing to call: a NamedTuple, an enumeration, a protocol."""
+    return isinstance(thing, type) and (
+        hasattr(thing, "_fields") or issubclass(thing, Enum) or Protocol in thing.__bases__
+    )
+
+
+def complaints(module: ModuleType) -> list[str]:
+    """Say which names are missing, undocumented, or without an example."""
+    found = [
+        f"{module.__name__}.__all__ names {name}, which does not exist"
+        for name in getattr(module, "__all__", ())
+        if not hasattr(module, name)
+    ]
+    if not (module.__doc__ or "").strip():
+        found.append(f"{module.__name__} has no docstring")
+    if module.__name__ in NOTHING_TO_RUN:
+        return found
+    for name, thing in public(module):
+        text = thing.__doc__ or ""
+        generated = isinstance(thing, type) and text.startswith(f"{thing.__name__}(")
+        if not text.strip() or generated:
+            found.append(f"{module.__name__}.{name} has no docstring")
+        elif ">>>" not in text and not is_a_record(thing):
+            found.append(f"{module.__name__}.{name} has no example")
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if "._" not in name])
+def test_every_public_name_is_documented_and_has_an_example(name: str) -> None:
+    assert complaints(importlib.import_module(name)) == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_example_runs(name: str) -> None:
+    result = doctest.testmod(
+        importlib.import_module(name), optionflags=doctest.ELLIPSIS | doctest.DONT_ACCEPT_TRUE_FOR_1
+    )
+    assert result.failed == 0
+
+
+def test_the_front_door_lists_what_it_has() -> None:
+    kvattn = importlib.import_module("kvattn")
+    assert {"attention", "attend", "merge", "counting"} <= set(kvattn.__all__)
+    for name in kvattn.__all__:
+        assert inspect.getdoc(getattr(kvattn, name)), name
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("__all__ = ['gone']", "planted.__all__ names gone, which does not exist"),
+        ("def f(): pass", "planted.f has no docstring"),
+        ("def f():\n    'It says.'", "planted.f has no example"),
+        ("class A:\n    '>>> 1'\n    def f(self): 'It says.'", "planted.A.f has no example"),
+        ("class A:\n    '>>> 1'\n    @property\n    def f(self): pass", "planted.A.f has no docstring"),
+        ("class A:\n    '>>> 1'\n    @classmethod\n    def f(cls): pass", "planted.A.f has no docstring"),
+        ("import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int", "planted.A has no docstring"),
+    ],
+)
+def test_a_bare_name_is_noticed(source: str, complaint: str) -> None:
+    module = ModuleType("planted", "A module.")
+    exec(source, vars(module))  # noqa: S102 -- the planted module above
+    assert complaints(module) == [complaint]

@@ -1,0 +1,66 @@
+"""The folder listing is the catalogue: every idea has a file, a test of the same name and a page of the same name."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+GROUPS = (
+    "masks",
+    "positions",
+    "mods",
+    "caches",
+    "core",
+    "variants/dense",
+    "variants/compressed",
+    "variants/sparse",
+    "variants/recurrent",
+)
+
+
+def missing_twins(root: Path) -> list[str]:
+    """Say which module lacks its test or its page, and which page has no module."""
+    found = []
+    for group in GROUPS:
+        modules = sorted(p.stem for p in (root / "kvattn" / group).glob("*.py") if not p.name.startswith("_"))
+        for name in modules:
+            test = f"tests/{group}/test_{name}.py"
+            page = f"docs/reference/{group}/{name}.md"
+            found += [f"kvattn/{group}/{name}.py has no {twin}" for twin in (test, page) if not (root / twin).is_file()]
+        pages = sorted(p.stem for p in (root / "docs" / "reference" / group).glob("*.md"))
+        found += [
+            f"docs/reference/{group}/{name}.md has no kvattn/{group}/{name}.py"
+            for name in pages
+            if name != "index" and name not in modules
+        ]
+    return found
+
+
+def test_every_module_has_its_test_and_its_page() -> None:
+    assert missing_twins(ROOT) == []
+
+
+def test_no_package_lies_outside_the_groups_unnoticed() -> None:
+    """Packages under ``variants`` are all listed above."""
+    folders = {f"variants/{p.parent.name}" for p in (ROOT / "kvattn" / "variants").glob("*/*.py")}
+    assert folders <= set(GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "complaint"),
+    [
+        ("tests/masks/test_causal.py", "kvattn/masks/causal.py has no tests/masks/test_causal.py"),
+        ("docs/reference/masks/causal.md", "kvattn/masks/causal.py has no docs/reference/masks/causal.md"),
+        ("kvattn/masks/causal.py", "docs/reference/masks/causal.md has no kvattn/masks/causal.py"),
+    ],
+)
+def test_a_lonely_twin_is_noticed(tmp_path: Path, left_out: str, complaint: str) -> None:
+    whole = {"kvattn/masks/causal.py", "tests/masks/test_causal.py", "docs/reference/masks/causal.md"}
+    for name in {*whole, "kvattn/masks/__init__.py", "docs/reference/masks/index.md"} - {left_out}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert missing_twins(tmp_path) == [complaint]
+    (tmp_path / left_out).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / left_out).touch()
+    assert missing_twins(tmp_path) == []
