@@ -53,7 +53,7 @@ def complaints(source: str) -> Iterator[str]:
             yield f"does not say what came: {text}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "kvattn").rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "kvattn").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_errors_are_our_own_and_say_what_came(path: Path) -> None:
     in_laws = "testing" in path.parts
     found = complaints(path.read_text(encoding="utf-8"))
