@@ -1,0 +1,240 @@
+"""What one token leaves in a cache: named fields of fixed size, and nothing about where they are kept.
+
+A `Schema` is a NamedTuple class and one `Field` for each of its entries.  One token of one sequence
+stores ``[heads, width]`` numbers per field; a batch of T new tokens arrives as ``[B, heads, T, width]``,
+and storage turns each field so that products need no transpose: ``[heads, width, slots]`` for keys,
+``[heads, slots, width]`` for everything else.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+import operator
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from kvattn.counting import Tally
+from kvattn.errors import ArgumentError, DtypeError, ShapeError
+from kvattn.typing import Array
+
+R = TypeVar("R", bound=tuple[Any, ...])
+
+
+def whole(name: str, value: object, least: int, most: int | None = None) -> int:
+    """Read an integer argument in ``least <= value <= most``; a bool or a float is refused.
+
+    >>> whole("page", 16, 1)
+    16
+    >>> whole("page", 0, 1)
+    Traceback (most recent call last):
+    kvattn.errors.ArgumentError: page must be an integer >= 1, got 0
+    """
+    legal = f"an integer >= {least}" if most is None else f"an integer in {least} .. {most}"
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if isinstance(value, (bool, np.bool_)) or number < least or (most is not None and number > most):
+        raise ArgumentError(f"{name} must be {legal}, got {value!r}")
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One named part of a token's row.
+
+    Attributes
+    ----------
+    name
+        Name of the entry in the NamedTuple.
+    heads, width
+        One token stores ``[heads, width]`` numbers.
+    dtype
+        A floating or integer dtype; rows are stored in it and never cast to it.
+    keys
+        Whether storage puts time last, so that ``queries @ keys`` needs no transpose.
+
+    Raises
+    ------
+    ArgumentError
+        Heads or width below 1.
+    DtypeError
+        A dtype that is neither floating nor integer.
+
+    Examples
+    --------
+    >>> Field("k", heads=2, width=8, dtype=np.float32, keys=True).nbytes
+    64
+    """
+
+    name: str
+    heads: int
+    width: int
+    dtype: DTypeLike = np.float64
+    keys: bool = False
+
+    def __post_init__(self) -> None:
+        dtype = np.dtype(self.dtype)
+        if dtype.kind not in "fiu":
+            raise DtypeError(f"dtype of field {self.name} must be floating or integer, got {dtype}")
+        object.__setattr__(self, "heads", whole(f"heads of field {self.name}", self.heads, 1))
+        object.__setattr__(self, "width", whole(f"width of field {self.name}", self.width, 1))
+        object.__setattr__(self, "dtype", dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one token in one sequence.
+
+        >>> Field("latent", 1, 10).nbytes
+        80
+        """
+        return self.heads * self.width * np.dtype(self.dtype).itemsize
+
+    def layout(self, slots: int) -> tuple[int, int, int]:
+        """Shape of a stored array with room for so many tokens.
+
+        >>> Field("k", 2, 8, keys=True).layout(256), Field("v", 2, 8).layout(256)
+        ((2, 8, 256), (2, 256, 8))
+        """
+        return (self.heads, self.width, slots) if self.keys else (self.heads, slots, self.width)
+
+
+@dataclass(frozen=True)
+class Schema(Generic[R]):
+    """The row of a cache: a NamedTuple class and a `Field` for each of its entries, in the same order.
+
+    Raises
+    ------
+    ArgumentError
+        Fields whose names are not those of the NamedTuple.
+
+    Examples
+    --------
+    >>> schema = key_value(heads=2, width=8)
+    >>> schema.nbytes  # a token: (8 + 8) numbers for each of 2 heads, 8 bytes each
+    256
+    """
+
+    row: Callable[..., R]
+    fields: tuple[Field, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", tuple(self.fields))
+        expected, came = getattr(self.row, "_fields", None), tuple(f.name for f in self.fields)
+        if not came or expected != came:
+            raise ArgumentError(f"fields must be named as the entries of the row, {expected}, got {came}")
+
+    @property
+    def name(self) -> str:
+        """Name of the NamedTuple class.
+
+        >>> key_value(1, 4).name
+        'KeyValue'
+        """
+        return str(getattr(self.row, "__name__", self.row))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one token in one sequence, over all fields.
+
+        >>> latent(10).nbytes
+        80
+        """
+        return sum(f.nbytes for f in self.fields)
+
+    def check(self, rows: Sequence[Any], batch: int) -> tuple[list[Array], int]:
+        """Read new rows, ``[batch, heads, T, width]`` per field, without casting or copying.
+
+        Returns
+        -------
+        tuple
+            The arrays in the order of the fields, and T.
+
+        Raises
+        ------
+        ShapeError
+            A field is missing, or an array has the wrong rank or sizes.
+        DtypeError
+            An array has another dtype than its field.
+
+        Examples
+        --------
+        >>> key_value(1, 4).check(KeyValue(np.zeros((2, 1, 3, 4)), np.zeros((2, 1, 3, 4))), batch=2)[1]
+        3
+        """
+        if len(rows) != len(self.fields):
+            names = ", ".join(f.name for f in self.fields)
+            raise ShapeError(f"rows must have {len(self.fields)} entries ({names}), got {len(rows)}")
+        arrays = [np.asarray(x) for x in rows]
+        new = arrays[0].shape[2] if arrays[0].ndim == 4 else 0
+        for field, array in zip(self.fields, arrays, strict=True):
+            if array.shape != (batch, field.heads, new, field.width):
+                raise ShapeError(
+                    f"{field.name} must have shape [B={batch}, heads={field.heads}, T"
+                    + (f"={new}" if array is not arrays[0] else "")
+                    + f", width={field.width}], got {array.shape}"
+                )
+            if array.dtype != field.dtype:
+                raise DtypeError(f"{field.name} must have dtype {field.dtype}, got {array.dtype}")
+        return arrays, new
+
+    def append_cost(self, *, past: int, new: int, batch: int = 1, page: int = 256) -> Tally:
+        """What appending to unshared pages writes and allocates, in closed form.
+
+        Parameters
+        ----------
+        past, new
+            Tokens already held and tokens appended, per sequence.
+        batch
+            Number of sequences.
+        page
+            Tokens per page.
+
+        Examples
+        --------
+        >>> key_value(1, 4).append_cost(past=15, new=2, page=16)  # the second token opens a page
+        Tally(kv_written=128, cache_live=1024, cache_peak=1024)
+        """
+        pages = -(-(past + new) // page) - -(-past // page)
+        opened = prod((batch, pages, page, self.nbytes))
+        return Tally(kv_written=batch * new * self.nbytes, cache_live=opened, cache_peak=opened)
+
+
+class KeyValue(NamedTuple):
+    """Keys ``[B, Hkv, T, D]`` and values ``[B, Hkv, T, Dv]``."""
+
+    k: Array
+    v: Array
+
+
+class Latent(NamedTuple):
+    """One compressed vector per token, ``[B, 1, T, width]``: MLA's latent with its rotary key behind it."""
+
+    latent: Array
+
+
+def key_value(
+    heads: int, width: int, value_width: int | None = None, dtype: DTypeLike = np.float64
+) -> Schema[KeyValue]:
+    """Schema of ordinary attention: a key and a value for each KV head.
+
+    Examples
+    --------
+    >>> [f.name for f in key_value(heads=2, width=8, value_width=4).fields]
+    ['k', 'v']
+    """
+    values = width if value_width is None else value_width
+    return Schema(KeyValue, (Field("k", heads, width, dtype, keys=True), Field("v", heads, values, dtype)))
+
+
+def latent(width: int, dtype: DTypeLike = np.float64) -> Schema[Latent]:
+    """Schema of latent attention: one vector per token, shared by all heads.
+
+    Examples
+    --------
+    >>> latent(576, np.float32).nbytes
+    2304
+    """
+    return Schema(Latent, (Field("latent", 1, width, dtype),))
