@@ -34,7 +34,8 @@ class Tally:
     weights_read, kv_read, kv_written, kv_copied, tables_read, activations
         Bytes by stream.
     pairs_computed, pairs_visible
-        (query, key) pairs per query head: whose score was computed; that the mask lets through.
+        (query, key) pairs, summed over sequences and query heads: whose score was computed; that
+        the mask lets through.
     cache_live, cache_peak
         Bytes of cache pages allocated here and still alive, and their highest sum.
 
@@ -126,9 +127,7 @@ class Recorder:
     def __getattr__(self, name: str) -> int:
         if name.startswith("_"):
             raise AttributeError(name)
-        value = getattr(self._tally, name)
-        assert isinstance(value, int)
-        return value
+        return int(getattr(self._tally, name))
 
 
 _RECORDER: ContextVar[Recorder | None] = ContextVar("kvattn_recorder", default=None)

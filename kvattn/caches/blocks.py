@@ -43,14 +43,14 @@ class KeyBlock(NamedTuple):
     held: Visible | None
 
     @property
-    def count(self) -> int:
+    def key_count(self) -> int:
         """How many columns hold a key.
 
         >>> import numpy as np
-        >>> [block.count for block in blocks_of(np.ones((1, 300, 2)), np.ones((1, 300, 2)), np.arange(300))]
+        >>> [block.key_count for block in blocks_of(np.ones((1, 300, 2)), np.ones((1, 300, 2)), np.arange(300))]
         [256, 44]
         """
-        return BLOCK if self.held is None else int(self.held.sum())
+        return BLOCK if self.held is None else int(np.count_nonzero(self.held))
 
 
 def blocks_of(k: Array, v: Array, positions: Positions) -> tuple[KeyBlock, ...]:
@@ -72,7 +72,7 @@ def blocks_of(k: Array, v: Array, positions: Positions) -> tuple[KeyBlock, ...]:
     --------
     >>> import numpy as np
     >>> (block,) = blocks_of(np.ones((1, 3, 2)), np.ones((1, 3, 2)), np.arange(3))
-    >>> block.k.shape, block.v.shape, block.count
+    >>> block.k.shape, block.v.shape, block.key_count
     ((1, 2, 256), (1, 256, 2), 3)
     """
     heads, length, width = k.shape

@@ -17,10 +17,13 @@ a row that sees no key is 0 here, in torch ≥ 2.5 and in ONNX 1.23, NaN in
 
 from collections.abc import Sequence
 import math
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from kvattn.typing import Array, Attended, Mask, Mod, Place, Positions
+from kvattn.typing import Array, Attended, Mask, Mod, Place, Positions, Visible
+
+Scalar: TypeAlias = np.floating[Any]
 
 
 def definition(
@@ -89,7 +92,7 @@ def definition(
     return Attended(out, lse)
 
 
-def _row(scores: Array, keep: np.ndarray, values: Array, sink: "np.floating | None") -> tuple[Array, "np.floating"]:
+def _row(scores: Array, keep: Visible, values: Array, sink: Scalar | None) -> tuple[Array, Scalar]:
     """Softmax and mix over the keys that one query sees, and no others."""
     seen = scores[keep] if sink is None else np.append(scores[keep], sink)
     if not seen.size:

@@ -1,0 +1,267 @@
+"""Attention over blocks of keys with a running softmax: what every cached step is made of.
+
+For each query row, over the blocks of its keys in slot order, with running maximum *m*, sum *l*
+and mix *o*::
+
+    m' = max(m, max_j s_j)
+    l' = l · exp(m - m') + Σ_j exp(s_j - m')
+    o' = o · exp(m - m') + Σ_j exp(s_j - m') v_j
+
+and in the end ``out = o / l``, ``lse = m + log l``; a sink enters once, after the last block.
+
+Shapes: ``q [B, Hq, T, D]``; keys and values as `kvattn.caches.blocks.KeyBlock`.  Memory O(T·D):
+scores exist for one tile of at most 256 rows and one block of 256 keys at a time.
+
+**Bits do not depend on the cut.**  Blocks are aligned to slot 0; a masked or missing key adds
+exactly 0; a block that a tile does not see is skipped, which changes nothing since it would have
+multiplied by 1 and added 0; products have 8 rows (`kvattn.blas`); everything else is elementwise
+or along a row of 256.  So a row's result depends on its query and its visible keys alone.
+Values behind a mask cannot matter either: should a mix come out non-finite, it is computed once
+more with non-finite values taken out and added back only where they are seen.
+
+Source: Milakov & Gimelshein 2018 (1805.02867) alg. 3; Dao et al. 2022 (2205.14135) alg. 1.
+Where libraries differ: most kernels choose tiles by sequence length, so their last bits move.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from kvattn.blas import ROWS, tile_product
+from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.core.tiles import Tile, cut, score_rows, workers
+from kvattn.counting import Tally, charge, is_counting
+from kvattn.typing import Array, Attended, Mask, Mod, Place, Positions, Visible
+
+
+class Pipeline(NamedTuple):
+    """How raw products become scores: everything about attention but its arrays.
+
+    Attributes
+    ----------
+    mask, mods, scale, softcap
+        As in `kvattn.attend`; ``scale`` is a Python float.
+    sinks
+        ``[Hq]`` or None.
+    """
+
+    mask: Mask | None
+    mods: tuple[Mod, ...]
+    scale: float
+    softcap: float | None
+    sinks: Array | None
+
+
+def attend(
+    q: Array,
+    q_positions: Positions,
+    blocks: Sequence[Sequence[KeyBlock]],
+    *,
+    value_width: int,
+    mask: Mask | None = None,
+    mods: Sequence[Mod] = (),
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Array | None = None,
+) -> Attended:
+    """Attend to blocks of keys.
+
+    Parameters
+    ----------
+    q
+        ``[B, Hq, T, D]``, already validated.
+    q_positions
+        ``[B, T]``.
+    blocks
+        For each sequence its blocks in slot order, of ``q``'s dtype.
+    value_width
+        Dv, which no block tells when there is none.
+    mask, mods, scale, softcap, sinks
+        As in `kvattn.attend`.
+
+    Returns
+    -------
+    Attended
+        ``out [B, Hq, T, Dv]`` and ``lse [B, Hq, T]``.
+
+    Examples
+    --------
+    >>> from kvattn.caches.blocks import blocks_of
+    >>> x = np.eye(2)[None]
+    >>> held = blocks_of(x, x, np.arange(2))
+    >>> attend(x[None], np.arange(2)[None], [held], value_width=2, scale=math.log(3)).out[0, 0]
+    array([[0.75, 0.25],
+           [0.25, 0.75]])
+    """
+    batch, q_heads, length, width = q.shape
+    scale = 1.0 / math.sqrt(width) if scale is None else scale
+    pipeline = Pipeline(mask, tuple(mods), scale, softcap, sinks)
+    out = np.zeros((batch, q_heads, length, value_width), q.dtype)
+    lse = np.full((batch, q_heads, length), -np.inf, q.dtype)
+    if out.size == 0 and lse.size == 0:
+        return Attended(out, lse)
+    kv_heads = next((held[0].k.shape[0] for held in blocks if len(held)), 1)
+    group = q_heads // kv_heads
+    tiles = cut(q_positions, blocks, kv_heads, group, length, mask)
+
+    counted = is_counting()
+
+    def work(tile: Tile) -> Tally:
+        kv = range(kv_heads)[tile.heads]
+        count = tile.rows.stop - tile.rows.start
+        some = q[tile.batch, kv.start * group : kv.stop * group].reshape(len(kv), group, length, width)
+        rows = score_rows(some, tile.rows)  # [h, R, D]
+        row = np.minimum(np.arange(tile.rows.start, tile.rows.start + rows.shape[1]), tile.rows.stop - 1)
+        place = Place(
+            tile.batch,
+            (np.arange(kv.start, kv.stop)[:, None] * group + row % group)[:, :, None],
+            rows,
+            q_positions[tile.batch][row // group][None, :, None],
+            np.empty((1, 1, 0), np.int64),
+        )
+        mixed, total, done = _mix(rows, place, tile, pipeline, value_width, counted)
+        if not np.isfinite(mixed[:, :count]).all():
+            mixed, total, done = _mix(rows, place, tile, pipeline, value_width, counted, careful=True)
+        heads, at = place.heads[:, :count, 0], row[:count] // group
+        out[tile.batch, heads, at] = mixed[:, :count]
+        lse[tile.batch, heads, at] = total[:, :count]
+        return done
+
+    threads = workers(tiles, width)
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            done = list(pool.map(work, tiles))
+    else:
+        done = [work(tile) for tile in tiles]
+    if counted:
+        read = {(t.batch, block.start): block for t in tiles for block, _ in t.blocks}
+        charge(sum(done, Tally(kv_read=sum(_bytes(block) for block in read.values()))))
+    return Attended(out, lse)
+
+
+def _bytes(block: KeyBlock) -> int:
+    """Bytes of the keys and values that a block holds."""
+    heads, width, _ = block.k.shape
+    return int(block.key_count * heads * (width + block.v.shape[2]) * block.k.dtype.itemsize)
+
+
+def _mix(
+    rows: Array,
+    place: Place,
+    tile: Tile,
+    pipeline: Pipeline,
+    value_width: int,
+    counted: bool = False,
+    careful: bool = False,
+) -> tuple[Array, Array, Tally]:
+    """Run the softmax over the tile's blocks: ``(out [h, R, Dv], lse [h, R], what was done)``."""
+    heads, padded, _ = rows.shape
+    scaled = (rows * pipeline.scale).reshape(heads, -1, ROWS, rows.shape[2])
+    wide = -(-value_width // ROWS) * ROWS
+    scores = np.empty((heads, padded, BLOCK), rows.dtype)
+    part = np.empty((heads, padded, wide), rows.dtype)
+    mixed = np.zeros((heads, padded, wide), rows.dtype)
+    top = np.full((heads, padded, 1), -np.inf, rows.dtype)
+    total = np.zeros((heads, padded, 1), rows.dtype)
+    real = heads * (tile.rows.stop - tile.rows.start)
+    pairs = visible = 0
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore", under="ignore"):
+        for block, look in tile.blocks:
+            keys, values = block.k[tile.heads], _padded(block.v[tile.heads], wide)
+            tile_product(scaled, keys[:, None], out=scores.reshape(heads, -1, ROWS, BLOCK))
+            if pipeline.softcap is not None:
+                np.multiply(np.tanh(scores / pipeline.softcap), pipeline.softcap, out=scores)
+            here = place._replace(k_positions=block.positions[None, None, :])
+            for mod in pipeline.mods:
+                scores[...] = mod(scores, here)
+            keep = _keep(block, look, pipeline.mask, here)
+            if keep is not None:
+                np.copyto(scores, -np.inf, where=~keep)
+            pairs += real * block.key_count
+            visible += _visible(keep, heads, tile) if counted else 0
+            peak = np.maximum(top, scores.max(axis=-1, keepdims=True))
+            shift = np.where(peak == -np.inf, 0.0, peak).astype(rows.dtype, copy=False)
+            np.exp(np.subtract(scores, shift, out=scores), out=scores)
+            fade = np.exp(top - shift)
+            total = total * fade + scores.sum(axis=-1, keepdims=True)
+            _product(scores, values, keep, careful, part)
+            mixed *= fade
+            mixed += part
+            top = peak
+        if pipeline.sinks is not None:
+            sink = pipeline.sinks[place.heads].astype(rows.dtype, copy=False)
+            peak = np.maximum(top, sink)
+            shift = np.where(peak == -np.inf, 0.0, peak).astype(rows.dtype, copy=False)
+            fade = np.exp(top - shift)
+            total = total * fade + np.exp(sink - shift)
+            mixed *= fade
+            top = peak
+        empty = total == 0.0
+        divisor = np.where(empty, 1.0, total).astype(rows.dtype, copy=False)
+        out = mixed / divisor + 0.0  # + 0.0: a zero has no sign
+        lse = np.where(empty, -np.inf, top + np.log(divisor)).astype(rows.dtype, copy=False)
+    bends = 0 if pipeline.softcap is None else 1
+    ends = 0 if pipeline.sinks is None else 1
+    visits = real * len(tile.blocks)
+    done = Tally(
+        matmul=2 * pairs * (rows.shape[2] + value_width),
+        arithmetic=pairs * (3 + 2 * bends)
+        + (visits + real * ends) * (2 + value_width)
+        + visits * value_width
+        + real * (rows.shape[2] + value_width),
+        transcendental=pairs * (1 + bends) + visits + 2 * real * ends + real,
+        pairs_computed=pairs,
+        pairs_visible=visible,
+    )
+    return out[..., :value_width], lse[..., 0], done
+
+
+def _keep(block: KeyBlock, look: bool, mask: Mask | None, place: Place) -> Visible | None:
+    """Which pairs are visible, broadcasting against the scores; None when all are."""
+    keep = None if block.held is None else block.held[None, None, :]
+    if not look or mask is None:
+        return keep
+    seen = mask(place.batch, place.heads, place.q_positions, place.k_positions)
+    return seen if keep is None else seen & keep
+
+
+def _visible(keep: Visible | None, heads: int, tile: Tile) -> int:
+    """How many pairs of real rows are visible."""
+    count = tile.rows.stop - tile.rows.start
+    if keep is None:
+        return heads * count * BLOCK
+    rows = keep.shape[1]
+    return int(np.count_nonzero(np.broadcast_to(keep, (heads, max(rows, count), BLOCK))[:, :count]))
+
+
+def _padded(values: Array, wide: int) -> Array:
+    """Values with zero columns up to ``wide``, which the product's shape needs."""
+    if values.shape[2] == wide:
+        return values
+    whole = np.zeros((*values.shape[:2], wide), values.dtype)
+    whole[:, :, : values.shape[2]] = values
+    return whole
+
+
+def _product(weights: Array, values: Array, keep: Visible | None, careful: bool, out: Array) -> None:
+    """Weights ``[h, R, 256]`` times values ``[h, 256, Dv]``.
+
+    A masked weight is exactly 0, and 0 times NaN is NaN: the careful way multiplies with non-finite
+    values taken out, then adds them back to the rows that see them.
+    """
+    heads = weights.shape[0]
+    bad = ~np.isfinite(values) if careful else None
+    clean = values if bad is None else np.where(bad, 0.0, values).astype(values.dtype, copy=False)
+    stacked = weights.reshape(heads, -1, ROWS, BLOCK)
+    tile_product(stacked, clean[:, None], out=out.reshape(heads, -1, ROWS, out.shape[2]))
+    if bad is None:
+        return
+    for head, column in np.argwhere(bad.any(axis=2)):
+        term = weights[head, :, column, None] * np.where(bad[head, column], values[head, column], 0.0)
+        if keep is not None:
+            sees = np.broadcast_to(keep, weights.shape)[head, :, column, None]
+            term = np.where(sees, term, 0.0)
+        out[head] += term.astype(out.dtype, copy=False)

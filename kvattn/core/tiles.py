@@ -1,0 +1,91 @@
+"""How a call's work is cut into tiles; nothing of it shows in the result.
+
+A tile is some key/value heads of one sequence and up to 256 of their score rows, where score row
+``t·G + g`` is query head ``g`` of the group at token ``t``: the rows that read one key/value head
+meet its keys in one product.  A tile lists the blocks of keys that any of its rows may see.
+"""
+
+from collections.abc import Sequence
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from kvattn.blas import ROWS
+from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.typing import Answer, Array, Mask, Positions, Span
+
+ROW_LIMIT = 256
+"""Score rows that are worked on together."""
+
+
+class Tile(NamedTuple):
+    """One worker's share.
+
+    Attributes
+    ----------
+    batch
+        Number of the sequence.
+    heads
+        Its key/value heads.
+    rows
+        Their score rows, of G·T.
+    blocks
+        The blocks that some row may see, each with whether the mask must be looked at.
+    """
+
+    batch: int
+    heads: slice
+    rows: slice
+    blocks: tuple[tuple[KeyBlock, bool], ...]
+
+
+def cut(
+    q_positions: Positions,
+    blocks: Sequence[Sequence[KeyBlock]],
+    kv_heads: int,
+    group: int,
+    length: int,
+    mask: Mask | None,
+) -> list[Tile]:
+    """Cut the work: row tiles of about `ROW_LIMIT` rows, and heads together where rows are few."""
+    rows = group * length
+    together = max(1, min(-(-kv_heads // 2), ROW_LIMIT // (-(-rows // ROWS) * ROWS)))
+    tiles = []
+    for b, held in enumerate(blocks):
+        for start in range(0, rows, ROW_LIMIT):
+            part = slice(start, min(start + ROW_LIMIT, rows))
+            at = q_positions[b, part.start // group : (part.stop - 1) // group + 1]
+            span = Span(int(at.min()), int(at.max()))
+            seen = []
+            for block in held:
+                answer = Answer.ALL
+                if mask is not None:
+                    answer = mask.block(b, span, Span(int(block.positions.min()), int(block.positions.max())))
+                if answer is not Answer.NONE:
+                    seen.append((block, answer is Answer.LOOK))
+            for head in range(0, kv_heads, together):
+                tiles.append(Tile(b, slice(head, min(head + together, kv_heads)), part, tuple(seen)))
+    return tiles
+
+
+def score_rows(some: Array, part: slice) -> Array:
+    """Rows ``t·G + g`` of each key/value head, padded with zero rows to a multiple of 8: ``[h, R, D]``."""
+    heads, group, _, width = some.shape
+    first, last = part.start // group, (part.stop - 1) // group + 1
+    skip = part.start - first * group
+    count = part.stop - part.start
+    rows = np.zeros((heads, -(-count // ROWS) * ROWS, width), some.dtype)
+    near = some[:, :, first:last].swapaxes(1, 2).reshape(heads, -1, width)
+    rows[:, :count] = near[:, skip : skip + count]
+    return rows
+
+
+def workers(tiles: Sequence[Tile], width: int) -> int:
+    """How many threads are worth their start: one below a few million multiply-adds."""
+    work = sum((t.rows.stop - t.rows.start) * (t.heads.stop - t.heads.start) * len(t.blocks) for t in tiles)
+    if len(tiles) < 2 or work * BLOCK * width < 4_000_000:
+        return 1
+    limits = (os.environ.get("OMP_NUM_THREADS", ""), os.environ.get("OPENBLAS_NUM_THREADS", ""))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(len(tiles), cores, *(max(1, int(limit)) for limit in limits if limit.isdigit()))
