@@ -1,0 +1,78 @@
+"""How the site is built: ``sphinx-build -b html -W -n docs site``, offline; ``-b doctest`` runs what it shows."""
+
+import doctest
+from pathlib import Path
+import sys
+import zlib
+
+from docutils.nodes import Element
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+HERE = Path(__file__).parent
+INVENTORY = """\
+# Sphinx inventory version 2
+# Project: {0}
+# Version:
+# The remainder of this file is compressed using zlib.
+"""
+sys.path.insert(0, str(HERE.parent))
+
+project = "kvattn"
+author = "kvattn contributors"
+copyright = "2026, kvattn contributors"
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# A name in single backticks in a docstring is a link, and a broken one is an error.
+default_role = "py:obj"
+
+html_theme = "furo"
+html_title = "kvattn"
+html_show_sphinx = False
+
+# Docstrings have numpydoc sections; shapes and types stand there in words, so that signatures stay short.
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
+numpydoc_validation_checks: set[str] = set()  # tests/house/test_exports.py asks for more than these can
+
+# Every example runs as it stands, and another error than the one shown is a failure.
+doctest_default_flags = doctest.ELLIPSIS | doctest.DONT_ACCEPT_TRUE_FOR_1
+doctest_global_setup = "import math\nimport numpy as np\n"
+
+
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3/", None),
+    "numpy": ("https://numpy.org/doc/stable/", None),
+}
+
+
+def plain_where_no_name(_app: Sphinx, _env: BuildEnvironment, node: pending_xref, content: Element) -> Element | None:
+    """Leave what cannot be a Python name, such as a command line, as it is written."""
+    is_name = node["reftarget"].replace(".", "").isidentifier()
+    return None if is_name or node["reftype"] != "obj" else content
+
+
+def setup(app: Sphinx) -> None:
+    """Compile ``inventories/NAME.txt``, the few names of other projects' pages that ours point to."""
+    folder = Path(app.doctreedir) / "inventories"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (address, _) in intersphinx_mapping.items():
+        lines = (HERE / "inventories" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        body = "".join(f"{line}\n" for line in lines if line and not line.startswith("#"))
+        compiled = folder / f"{name}.inv"
+        compiled.write_bytes(INVENTORY.format(name).encode() + zlib.compress(body.encode()))
+        app.config.intersphinx_mapping[name] = (address, str(compiled))
+    app.connect("missing-reference", plain_where_no_name)
