@@ -24,7 +24,6 @@ Where libraries differ: most kernels choose tiles by sequence length, so their l
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 import math
 from typing import NamedTuple
 
@@ -34,6 +33,7 @@ from kvattn.blas import ROWS, tile_product
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.core.tiles import Tile, cut, score_rows, workers
 from kvattn.counting import Tally, charge, is_counting
+from kvattn.mods.softcap import softcap as softcap_scores
 from kvattn.typing import Array, Attended, Mask, Mod, Place, Positions, Visible
 
 
@@ -132,6 +132,8 @@ def attend(
 
     threads = workers(tiles, width)
     if threads > 1:
+        from concurrent.futures import ThreadPoolExecutor  # costs an import that small calls can spare
+
         with ThreadPoolExecutor(threads) as pool:
             done = list(pool.map(work, tiles))
     else:
@@ -173,7 +175,7 @@ def _mix(
             keys, values = block.k[tile.heads], _padded(block.v[tile.heads], wide)
             tile_product(scaled, keys[:, None], out=scores.reshape(heads, -1, ROWS, BLOCK))
             if pipeline.softcap is not None:
-                np.multiply(np.tanh(scores / pipeline.softcap), pipeline.softcap, out=scores)
+                scores[...] = softcap_scores(scores, pipeline.softcap)
             here = place._replace(k_positions=block.positions[None, None, :])
             for mod in pipeline.mods:
                 scores[...] = mod(scores, here)
@@ -230,11 +232,11 @@ def _keep(block: KeyBlock, look: bool, mask: Mask | None, place: Place) -> Visib
 
 def _visible(keep: Visible | None, heads: int, tile: Tile) -> int:
     """How many pairs of real rows are visible."""
-    count = tile.rows.stop - tile.rows.start
+    count = int(tile.rows.stop - tile.rows.start)
     if keep is None:
         return heads * count * BLOCK
-    rows = keep.shape[1]
-    return int(np.count_nonzero(np.broadcast_to(keep, (heads, max(rows, count), BLOCK))[:, :count]))
+    seen = np.broadcast_to(keep, (heads, max(keep.shape[1], count), BLOCK))
+    return int(np.count_nonzero(seen[:, :count]))
 
 
 def _padded(values: Array, wide: int) -> Array:

@@ -64,8 +64,10 @@ def cut(
                     answer = mask.block(b, span, Span(int(block.positions.min()), int(block.positions.max())))
                 if answer is not Answer.NONE:
                     seen.append((block, answer is Answer.LOOK))
-            for head in range(0, kv_heads, together):
-                tiles.append(Tile(b, slice(head, min(head + together, kv_heads)), part, tuple(seen)))
+            tiles += [
+                Tile(b, slice(head, min(head + together, kv_heads)), part, tuple(seen))
+                for head in range(0, kv_heads, together)
+            ]
     return tiles
 
 

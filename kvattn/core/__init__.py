@@ -1,0 +1,1 @@
+"""The arithmetic of attention: as defined, as streamed over blocks, and merged from parts."""
