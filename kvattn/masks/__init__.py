@@ -5,24 +5,39 @@
 Causal() & (Window(4) | Sink(2))
 """
 
+from kvattn.masks.anchors import bottom_right, bottom_right_positions, top_left, top_left_positions
 from kvattn.masks.causal import Causal
+from kvattn.masks.chunked import Chunked
 from kvattn.masks.combine import Both, Either, Everything, Inverse, both, either, inverse
+from kvattn.masks.dilated import Dilated
+from kvattn.masks.document import Document
 from kvattn.masks.explicit import Explicit
+from kvattn.masks.padding import Padding
 from kvattn.masks.prefix import Prefix
 from kvattn.masks.sink import Sink
+from kvattn.masks.tree import Tree
 from kvattn.masks.window import Window
 
 __all__ = [
-    "Both",
     "Causal",
-    "Either",
-    "Everything",
-    "Explicit",
-    "Inverse",
-    "Prefix",
-    "Sink",
     "Window",
+    "Sink",
+    "Prefix",
+    "Chunked",
+    "Dilated",
+    "Document",
+    "Padding",
+    "Tree",
+    "Explicit",
+    "Everything",
+    "Both",
+    "Either",
+    "Inverse",
     "both",
     "either",
     "inverse",
+    "top_left",
+    "bottom_right",
+    "top_left_positions",
+    "bottom_right_positions",
 ]

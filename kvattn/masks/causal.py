@@ -36,7 +36,11 @@ class Causal:
         return np.greater_equal(q_positions, k_positions)
 
     def block(self, b: int, q: Span, k: Span) -> Answer:
-        """Certain unless the spans overlap across the diagonal."""
+        """Certain unless the spans overlap across the diagonal.
+
+        >>> Causal().block(0, Span(4, 7), Span(0, 4))
+        <Answer.ALL: 'all'>
+        """
         if q.low >= k.high:
             return Answer.ALL
         return Answer.NONE if q.high < k.low else Answer.LOOK

@@ -72,8 +72,11 @@ class Both:
     """What two masks both show.
 
     >>> from kvattn.masks import Causal, Window
-    >>> (Causal() & Window(4)).block(0, Span(10, 12), Span(0, 6))
-    <Answer.NONE: 'none'>
+    >>> at = np.arange(3)
+    >>> (Causal() & Window(2))(0, 0, at[:, None], at).astype(int)
+    array([[1, 0, 0],
+           [1, 1, 0],
+           [0, 1, 1]])
     """
 
     left: Mask
@@ -84,7 +87,12 @@ class Both:
         return self.left(b, h, q_positions, k_positions) & self.right(b, h, q_positions, k_positions)
 
     def block(self, b: int, q: Span, k: Span) -> Answer:
-        """NONE when a part says so, ALL when both do."""
+        """NONE when a part says so, ALL when both do.
+
+        >>> from kvattn.masks import Causal, Window
+        >>> (Causal() & Window(4)).block(0, Span(10, 12), Span(0, 6))
+        <Answer.NONE: 'none'>
+        """
         answers = {self.left.block(b, q, k), self.right.block(b, q, k)}
         if Answer.NONE in answers:
             return Answer.NONE
@@ -103,8 +111,11 @@ class Either:
     """What at least one of two masks shows.
 
     >>> from kvattn.masks import Causal, Prefix
-    >>> (Causal() | Prefix(3)).block(0, Span(0, 0), Span(0, 2))
-    <Answer.ALL: 'all'>
+    >>> at = np.arange(3)
+    >>> (Causal() | Prefix(2))(0, 0, at[:, None], at).astype(int)
+    array([[1, 1, 0],
+           [1, 1, 0],
+           [1, 1, 1]])
     """
 
     left: Mask
@@ -115,7 +126,12 @@ class Either:
         return self.left(b, h, q_positions, k_positions) | self.right(b, h, q_positions, k_positions)
 
     def block(self, b: int, q: Span, k: Span) -> Answer:
-        """ALL when a part says so, NONE when both do."""
+        """ALL when a part says so, NONE when both do.
+
+        >>> from kvattn.masks import Causal, Prefix
+        >>> (Causal() | Prefix(3)).block(0, Span(0, 0), Span(0, 2))
+        <Answer.ALL: 'all'>
+        """
         answers = {self.left.block(b, q, k), self.right.block(b, q, k)}
         if Answer.ALL in answers:
             return Answer.ALL
@@ -134,8 +150,11 @@ class Inverse:
     """What a mask hides.
 
     >>> from kvattn.masks import Causal
-    >>> (~Causal()).block(0, Span(0, 3), Span(4, 9))
-    <Answer.ALL: 'all'>
+    >>> at = np.arange(3)
+    >>> (~Causal())(0, 0, at[:, None], at).astype(int)
+    array([[0, 1, 1],
+           [0, 0, 1],
+           [0, 0, 0]])
     """
 
     mask: Mask
@@ -145,7 +164,12 @@ class Inverse:
         return ~self.mask(b, h, q_positions, k_positions)
 
     def block(self, b: int, q: Span, k: Span) -> Answer:
-        """ALL and NONE change places."""
+        """ALL and NONE change places.
+
+        >>> from kvattn.masks import Causal
+        >>> (~Causal()).block(0, Span(0, 3), Span(4, 9))
+        <Answer.ALL: 'all'>
+        """
         return _OPPOSITE[self.mask.block(b, q, k)]
 
     def __repr__(self) -> str:
@@ -170,7 +194,11 @@ class Everything:
         return np.ones(np.broadcast_shapes(np.shape(q_positions), np.shape(k_positions)), np.bool_)
 
     def block(self, b: int, q: Span, k: Span) -> Answer:
-        """ALL."""
+        """ALL.
+
+        >>> Everything().block(0, Span(0, 3), Span(4, 9))
+        <Answer.ALL: 'all'>
+        """
         return Answer.ALL
 
     __and__ = both

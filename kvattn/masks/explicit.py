@@ -67,7 +67,11 @@ class Explicit:
         return visible
 
     def block(self, b: int, q: Span, k: Span) -> Answer:
-        """Certain where all heads agree and the array knows every position between the ends."""
+        """Certain where all heads agree and the array knows every position between the ends.
+
+        >>> Explicit(np.array([[True, False]])).block(0, Span(0, 0), Span(1, 1))
+        <Answer.NONE: 'none'>
+        """
         part = self.table.block(b, q, k)
         if part is None or not part.size:
             return Answer.LOOK

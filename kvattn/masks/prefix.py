@@ -54,10 +54,14 @@ class Prefix:
     def __call__(self, b: Indices | int, h: Indices | int, q_positions: Positions, k_positions: Positions) -> Visible:
         """Answer for every pair, the four arguments broadcasting."""
         shape = np.broadcast_shapes(np.shape(q_positions), np.shape(k_positions))
-        return np.broadcast_to(np.less(k_positions, self.length), shape)
+        return np.broadcast_to(np.less(k_positions, self.length), shape).copy()
 
     def block(self, b: int, q: Span, k: Span) -> Answer:
-        """Certain unless the keys stand on both sides of the border."""
+        """Certain unless the keys stand on both sides of the border.
+
+        >>> Prefix(2).block(0, Span(8, 9), Span(0, 1))
+        <Answer.ALL: 'all'>
+        """
         if k.high < self.length:
             return Answer.ALL
         return Answer.NONE if k.low >= self.length else Answer.LOOK

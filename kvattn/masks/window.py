@@ -64,7 +64,11 @@ class Window:
         return visible
 
     def block(self, b: int, q: Span, k: Span) -> Answer:
-        """From the smallest and the largest distance between the spans."""
+        """From the smallest and the largest distance between the spans.
+
+        >>> Window(4).block(0, Span(8, 9), Span(0, 4))
+        <Answer.NONE: 'none'>
+        """
         nearest, farthest = q.low - k.high, q.high - k.low
         if nearest >= self.size or farthest < -self.ahead:
             return Answer.NONE

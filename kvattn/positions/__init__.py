@@ -1,3 +1,12 @@
-"""Where a token is: one scheme per file, all of them functions of absolute positions."""
+"""Where a token is: one scheme per file, all of them functions of absolute positions.
 
-__all__: list[str] = []
+A scheme has ``rotate`` (queries and keys), ``embed`` (hidden states) or is a mod (scores).
+
+>>> Rotary.of(2, base=100.0).frequencies
+(1.0,)
+"""
+
+from kvattn.positions.alibi import Alibi
+from kvattn.positions.rotary import Rotary, geometric
+
+__all__ = ["Alibi", "Rotary", "geometric"]
