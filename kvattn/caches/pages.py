@@ -17,7 +17,9 @@ from kvattn.caches.rows import R, Schema
 from kvattn.counting import charge_page
 from kvattn.typing import Array
 
-_SERIAL = count()
+SERIALS = count()
+"""Numbers for whatever holds bytes: no two pages, states or blocks ever share one."""
+
 _CLAIM = Lock()
 
 
@@ -60,7 +62,7 @@ class Page:
     __slots__ = ("__weakref__", "_schema", "_writers", "arrays", "filled", "memo", "nbytes", "serial", "size")
 
     def __init__(self, schema: Schema[R], size: int) -> None:
-        self.serial = next(_SERIAL)
+        self.serial = next(SERIALS)
         self.size = size
         self.filled = 0
         self.nbytes = size * schema.nbytes
