@@ -1,18 +1,28 @@
 """kvattn: the reference that attention code is tested against.
 
->>> import numpy as np, kvattn
+What most readers need is here; everything is loaded on first use, so that ``import kvattn`` costs
+no more than a name.
+
+>>> import numpy as np
+>>> import kvattn
 >>> x = np.eye(2)[None]
 >>> kvattn.attention(x, x, x, mask=kvattn.masks.Causal(), scale=float(np.log(3)))[0]
 array([[1.  , 0.  ],
        [0.25, 0.75]])
 """
 
-from kvattn import caches, masks, mods, positions
-from kvattn.core.merge import merge
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# not on first use: the module would take the function's name when somebody imports it
 from kvattn.counting import Tally, counting
-from kvattn.errors import KvattnError
-from kvattn.one_liners import attend, attention
-from kvattn.typing import Attended
+
+if TYPE_CHECKING:
+    from kvattn import caches, masks, mods, positions, testing, variants
+    from kvattn.core.merge import merge
+    from kvattn.errors import KvattnError
+    from kvattn.one_liners import attend, attention
+    from kvattn.typing import Attended
 
 __version__ = "0.1.0"
 
@@ -28,4 +38,27 @@ __all__ = [
     "merge",
     "mods",
     "positions",
+    "testing",
+    "variants",
 ]
+
+_HOME = {
+    "Attended": "typing",
+    "KvattnError": "errors",
+    "attend": "one_liners",
+    "attention": "one_liners",
+    "merge": "core.merge",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'kvattn' has no attribute {name!r}")
+    module = import_module(f"kvattn.{_HOME.get(name, name)}")
+    value = getattr(module, name) if name in _HOME else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,1 @@
+"""Fewer numbers per token in the cache: one variant per file."""

@@ -1,0 +1,1 @@
+"""Heads and projections: one variant per file."""

@@ -1,0 +1,1 @@
+"""A state of fixed size in place of keys: one variant per file."""

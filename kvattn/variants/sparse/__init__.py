@@ -1,0 +1,1 @@
+"""Fewer keys per query: one variant per file."""
