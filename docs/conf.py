@@ -59,10 +59,26 @@ intersphinx_mapping = {
 }
 
 
-def plain_where_no_name(_app: Sphinx, _env: BuildEnvironment, node: pending_xref, content: Element) -> Element | None:
-    """Leave what cannot be a Python name, such as a command line, as it is written."""
-    is_name = node["reftarget"].replace(".", "").isidentifier()
-    return None if is_name or node["reftype"] != "obj" else content
+def find_elsewhere(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Element) -> Element | None:
+    """Follow a name to where it is defined (kvattn.attend); leave what is no name, such as a command line, as it is."""
+    target = node["reftarget"]
+    if node["reftype"] != "obj":
+        return None
+    if not target.replace(".", "").isidentifier():
+        return content
+    module, _, name = target.rpartition(".")
+    thing = getattr(sys.modules.get(module), name, None)
+    real = f"{getattr(thing, '__module__', None)}.{getattr(thing, '__qualname__', None)}"
+    return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", real, node, content)
+
+
+def run_examples_in_their_module(
+    _app: Sphinx, what: str, name: str, _obj: object, _options: object, lines: list[str]
+) -> None:
+    """Let examples in docstrings use the names of their module, as ``python -m doctest`` does."""
+    if what == "module":
+        names = f"{{k: v for k, v in vars(importlib.import_module({name!r})).items() if k[:2] != '__'}}"
+        lines += ["", ".. testsetup::", "", "   import importlib", f"   globals().update({names})"]
 
 
 def setup(app: Sphinx) -> None:
@@ -75,4 +91,5 @@ def setup(app: Sphinx) -> None:
         compiled = folder / f"{name}.inv"
         compiled.write_bytes(INVENTORY.format(name).encode() + zlib.compress(body.encode()))
         app.config.intersphinx_mapping[name] = (address, str(compiled))
-    app.connect("missing-reference", plain_where_no_name)
+    app.connect("missing-reference", find_elsewhere)
+    app.connect("autodoc-process-docstring", run_examples_in_their_module, priority=900)

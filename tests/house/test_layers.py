@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     "errors",
     "typing",
+    "arrays",
     "axes",
     "arrays",
     "counting",
