@@ -143,8 +143,8 @@ class BlockPool(Generic[R]):
         try:
             return self._tables[handle]
         except (KeyError, TypeError):
-            ours = isinstance(handle, Handle) and handle.pool == self._serial and 0 <= handle.number < self._given
-            what = "one that has been freed" if ours else f"{handle!r}, which this pool never gave out"
+            ours = tuple(Handle(self._serial, number) for number in range(self._given))
+            what = "one that has been freed" if handle in ours else f"{handle!r}, which this pool never gave out"
             raise ArgumentError(f"handle must name a live sequence, got {what}") from None
 
     def append(self, handle: Handle, rows: R | Sequence[Any]) -> None:
@@ -190,6 +190,7 @@ class BlockPool(Generic[R]):
                 kept = np.s_[:, :, :at] if field.keys else np.s_[:, :at]
                 array[own][kept] = array[other][kept]
             table[-1] = own
+            self._clean([other], len(table) - 1)  # the longest of those who shared it may be this one
         done = 0
         while done < new:
             at = (length + done) % self.size
