@@ -60,6 +60,20 @@ def contract(a: Array, b: Array, *, weights: bool = False) -> Array:
     return out
 
 
+def contract_cost(rows: int, matrix: tuple[int, ...], itemsize: int) -> Tally:
+    """What `contract` counts for so many rows and a weight of this shape, in closed form.
+
+    >>> contract_cost(3, (2, 5), 8)
+    Tally(matmul=60, weights_read=80, activations=168)
+    """
+    depth, columns = matrix
+    return Tally(
+        matmul=2 * rows * depth * columns,
+        weights_read=depth * columns * itemsize,
+        activations=rows * (depth + columns) * itemsize,
+    )
+
+
 def _tiled(a: Array, b: Array) -> Array:
     """Pad rows and columns to eights, multiply, crop."""
     rows, columns = a.shape[-2], b.shape[-1]

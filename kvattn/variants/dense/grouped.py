@@ -1,0 +1,178 @@
+"""Grouped-query attention: G query heads share one key/value head.
+
+    o_h = softmax(mask(scale · q_h k_{h // G}ᵀ)) v_{h // G},    y = concat_h(o_h) W_o
+
+With Hkv = Hq this is multi-head attention (MHA), with Hkv = 1 multi-query attention (MQA).
+
+Shapes: ``x [B, T, M]``, ``q [B, Hq, T, D]``, ``k [B, Hkv, S, D]``, ``v [B, Hkv, S, Dv]``.
+Cached per token: a rotated key and a value for each key/value head, ``Hkv · (D + Dv)`` numbers.
+Cost of T new tokens behind P: projections ``2·T·M·(Hq·D + Hkv·(D + Dv) + Hq·Dv)`` FLOPs, attention
+``2·(D + Dv)·Hq`` per computed pair, and the cache is read once per step.
+
+Source: Ainslie et al. 2023 (2305.13245) §2; MHA: Vaswani et al. 2017 (1706.03762) §3.2; MQA: Shazeer
+2019 (1911.02150) §3.
+Where libraries differ: a repeated key/value head must stay next to its copies (query head h reads
+``h // G``); ONNX before 1.19 tiled them (``h % Hkv``).  Whether rotation comes before or after
+caching, and which pairs rotate, differs by model; here keys are cached rotated.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kvattn.arrays import positions as read_positions
+from kvattn.axes import sizes
+from kvattn.caches.blocks import BLOCK
+from kvattn.caches.paged import Paged
+from kvattn.caches.rows import KeyValue, key_value
+from kvattn.core import streaming
+from kvattn.core.accounting import Shape, attend_cost
+from kvattn.core.definition import definition
+from kvattn.counting import Tally
+from kvattn.masks.causal import Causal
+from kvattn.positions.rotary import Rotary
+from kvattn.typing import Array, Attended, Mask, Mod, Positions
+from kvattn.variants.dense.projections import Projections, check_hidden
+
+
+@dataclass(frozen=True, eq=False)
+class Grouped:
+    """A grouped-query attention layer.
+
+    Parameters
+    ----------
+    projections
+        The four matrices and the head counts.
+    mask
+        Who may see whom; None lets every query see every key held at its step.
+    rotation
+        Turns queries and keys, or None.
+    mods
+        Bend the scores, in order.
+    scale, softcap, sinks
+        As in `kvattn.attend`.
+    page
+        Tokens per cache page; invisible in the result.
+
+    Examples
+    --------
+    >>> one = np.ones((1, 1))
+    >>> layer = Grouped(Projections(one, one, one, one, heads=1, kv_heads=1))
+    >>> x = np.array([[[1.0], [3.0]]])
+    >>> attended, cache = layer.step(layer.start(), x)
+    >>> bool(np.allclose(attended.out, layer.definition(x, np.arange(2)).out)), cache.length
+    (True, 2)
+    """
+
+    projections: Projections
+    mask: Mask | None = Causal()  # noqa: RUF009 a frozen value
+    rotation: Rotary | None = None
+    mods: Sequence[Mod] = ()
+    scale: float | None = None
+    softcap: float | None = None
+    sinks: Array | None = None
+    page: int = BLOCK
+
+    def __post_init__(self) -> None:
+        if self.sinks is not None:
+            sizes(("sinks", np.asarray(self.sinks), str(self.projections.heads)))
+
+    def definition(self, x: Array, positions: Positions) -> Attended:
+        """The paper's equation on the whole sequence.
+
+        Parameters
+        ----------
+        x
+            ``[B, T, M]``.
+        positions
+            ``[T]`` or ``[B, T]``.
+
+        Examples
+        --------
+        >>> one = np.ones((1, 1))
+        >>> layer = Grouped(Projections(one, one, one, one, heads=1, kv_heads=1))
+        >>> layer.definition(np.array([[[1.0]]]), np.arange(1)).out
+        array([[[1.]]])
+        """
+        w = self.projections
+        x = check_hidden("x", x, None, w.hidden, w.dtype)
+        batch, length, _ = x.shape
+        at = read_positions("positions", positions, batch, length)
+        q = np.einsum("btm,mhd->bhtd", x, w.query.reshape(w.hidden, w.heads, w.width))
+        k = np.einsum("btm,mhd->bhtd", x, w.key.reshape(w.hidden, w.kv_heads, w.width))
+        v = np.einsum("btm,mhd->bhtd", x, w.value.reshape(w.hidden, w.kv_heads, w.value_width))
+        if self.rotation is not None:
+            q, k = (self.rotation.rotate(rows, at[:, None, :]) for rows in (q, k))
+        mixed, lse = definition(q, k, v, q_positions=at, k_positions=at, **self._pipeline())
+        out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
+        return Attended(out, lse)
+
+    def start(self, batch: int = 1) -> Paged[KeyValue]:
+        """The empty cache for ``batch`` sequences.
+
+        >>> one = np.ones((1, 1))
+        >>> Grouped(Projections(one, one, one, one, heads=1, kv_heads=1)).start(2)
+        Paged(KeyValue, page=256, lengths=(0, 0))
+        """
+        w = self.projections
+        return Paged.start(key_value(w.kv_heads, w.width, w.value_width, w.dtype), batch, self.page)
+
+    def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
+        """Attend with any number of new tokens, and remember them.
+
+        Parameters
+        ----------
+        cache
+            What `start` or an earlier step returned; it stays valid.
+        x
+            ``[B, T, M]``, T >= 0.
+
+        Examples
+        --------
+        >>> one = np.ones((1, 1))
+        >>> layer = Grouped(Projections(one, one, one, one, heads=1, kv_heads=1))
+        >>> layer.step(layer.start(), np.array([[[1.0]]]))[0].out
+        array([[[1.]]])
+        """
+        w = self.projections
+        x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
+        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
+        q, k, v = w.queries(x), w.keys(x), w.values(x)
+        if self.rotation is not None:
+            q, k = (self.rotation.rotate(rows, at[:, None, :]) for rows in (q, k))
+        cache = cache.append(KeyValue(k, v))
+        blocks = [cache.blocks(b) for b in range(cache.batch)]
+        mixed, lse = streaming.attend(q, at, blocks, value_width=w.value_width, **self._pipeline())
+        return Attended(w.outputs(mixed), lse), cache
+
+    def cost(self, *, past: int, new: int, batch: int = 1) -> Tally:
+        """What `step` counts, in closed form, for a cache that nobody else has extended.
+
+        Scores that mods bend are not counted.
+
+        >>> one = np.ones((1, 1))
+        >>> layer = Grouped(Projections(one, one, one, one, heads=1, kv_heads=1))
+        >>> layer.cost(past=9, new=1).pairs_computed
+        10
+        """
+        w = self.projections
+        rows = batch * new
+        total = w.cost(rows, "query", "key", "value", "output")
+        if self.rotation is not None:
+            for heads in (w.heads, w.kv_heads):
+                total += self.rotation.cost(rows=rows * heads, positions=rows)
+        schema = key_value(w.kv_heads, w.width, w.value_width, w.dtype)
+        total += schema.append_cost(past=past, new=new, batch=batch, page=self.page)
+        shape = Shape(w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, past, new, batch)
+        return total + attend_cost(shape, self.mask, softcap=self.softcap is not None, sinks=self.sinks is not None)
+
+    def _pipeline(self) -> dict[str, Any]:
+        return {
+            "mask": self.mask,
+            "mods": self.mods,
+            "scale": self.scale,
+            "softcap": self.softcap,
+            "sinks": None if self.sinks is None else np.asarray(self.sinks, self.projections.dtype),
+        }
