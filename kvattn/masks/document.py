@@ -13,6 +13,7 @@ Where libraries differ: flash-attn's varlen calls take cumulative lengths ``[0, 
 positions from each start; `Document.of_lengths` takes the lengths themselves.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,11 +55,14 @@ class Document:
            [0, 0, 0, 0]])
     """
 
-    ids: tuple[tuple[int, ...], ...]
+    ids: Sequence[int] | Sequence[Sequence[int]] | Indices
     _ids: Indices = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        given: Any = np.asarray(self.ids)
+        try:
+            given = np.asarray(self.ids)
+        except ValueError:
+            raise ArgumentError("ids must be integers of shape [N] or [B, N], got rows of different lengths") from None
         if given.dtype.kind not in "iu" or given.ndim not in (1, 2) or not given.size:
             raise ArgumentError(f"ids must be integers of shape [N] or [B, N], got {given.dtype} of {given.shape}")
         held = np.array(given, np.int64, ndmin=2)
@@ -76,7 +80,7 @@ class Document:
         ((0, 0, 1),)
         """
         each = integers("lengths", lengths, 1)
-        return cls(np.repeat(np.arange(len(each)), each))  # type: ignore[arg-type]
+        return cls(np.repeat(np.arange(len(each)), each))
 
     def __call__(self, b: Indices | int, h: Indices | int, q_positions: Positions, k_positions: Positions) -> Visible:
         """Answer for every pair, the four arguments broadcasting."""

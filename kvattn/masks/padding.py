@@ -12,6 +12,7 @@ Where libraries differ: ``torch.nn.MultiheadAttention`` takes ``key_padding_mask
 transformers takes 1 = real and derives positions from it; ONNX ≥ 24 takes ``nonpad_kv_seqlen``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,8 +54,8 @@ class Padding:
     array([[0, 0, 1, 1]])
     """
 
-    lengths: tuple[int, ...] | None = None
-    starts: tuple[int, ...] | None = None
+    lengths: Sequence[int] | Indices | None = None
+    starts: Sequence[int] | Indices | None = None
 
     def __post_init__(self) -> None:
         if self.lengths is None and self.starts is None:
@@ -62,7 +63,7 @@ class Padding:
         for name in ("lengths", "starts"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, integers(name, getattr(self, name), 0))
-        if self.lengths and self.starts and len(self.lengths) != len(self.starts):
+        if self.lengths is not None and self.starts is not None and len(self.lengths) != len(self.starts):
             raise ArgumentError(
                 f"starts must have an entry for each of {len(self.lengths)} lengths, got {len(self.starts)}"
             )

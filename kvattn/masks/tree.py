@@ -14,6 +14,7 @@ Source: Miao et al. 2023, SpecInfer (arXiv 2305.09781) §4.2; Cai et al. 2024, M
 Where libraries differ: engines hand over a packed N × N bitmap of nodes and see the past implicitly.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +56,7 @@ class Tree:
     array([2, 3, 3])
     """
 
-    parents: tuple[int, ...]
+    parents: Sequence[int] | Indices
     start: int
     _sees: Visible = field(init=False, compare=False)
     _depths: Indices = field(init=False, compare=False)

@@ -16,7 +16,7 @@ from kvattn.typing import Answer, Mask, Span, Visible
 
 
 def check_blocks(mask: Mask, q_positions: Any, k_positions: Any, *, batch: int = 1, heads: int = 1) -> None:
-    """Compare block answers with the pairs, for blocks of 1, 2, 3 and all neighbours.
+    """Compare block answers with the pairs, for every block of neighbours (of 1, 2, 3 and all, beyond 8 positions).
 
     Raises
     ------
@@ -122,6 +122,6 @@ def _asked(mask: Mask, b: int, h: Any, q: Any, k: Any) -> Visible:
 
 
 def _runs(count: int) -> Iterator[slice]:
-    """Neighbours by 1, 2, 3 and all together, at every start."""
-    for size in sorted({1, 2, 3, count}):
+    """Neighbours in runs of every size, of more than eight in runs of 1, 2, 3 and all, at every start."""
+    for size in sorted({1, 2, 3, count} if count > 8 else set(range(1, count + 1))):
         yield from (slice(first, first + size) for first in range(count - size + 1))
