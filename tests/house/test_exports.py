@@ -6,6 +6,7 @@ from enum import Enum
 import importlib
 import inspect
 from pathlib import Path
+import re
 from types import FunctionType, ModuleType
 from typing import Protocol
 
@@ -32,8 +33,8 @@ def public(module: ModuleType) -> Iterator[tuple[str, object]]:
             yield name, thing
         elif isinstance(thing, type):
             yield name, thing
-            if Protocol in thing.__bases__:
-                continue
+            if Protocol in thing.__bases__ or hasattr(thing, "TestCase"):
+                continue  # Hypothesis shows a state machine's rules when it fails
             for inner, member in vars(thing).items():
                 plain = member.__func__ if isinstance(member, classmethod | staticmethod) else member
                 if not inner.startswith("_") and isinstance(plain, FunctionType | property):
@@ -43,7 +44,10 @@ def public(module: ModuleType) -> Iterator[tuple[str, object]]:
 def is_a_record(thing: object) -> bool:
     """Whether there is nothing to call: a NamedTuple, an enumeration, a protocol."""
     return isinstance(thing, type) and (
-        hasattr(thing, "_fields") or issubclass(thing, Enum) or Protocol in thing.__bases__
+        hasattr(thing, "_fields")
+        or hasattr(thing, "TestCase")
+        or issubclass(thing, Enum)
+        or Protocol in thing.__bases__
     )
 
 
@@ -65,7 +69,16 @@ def complaints(module: ModuleType) -> list[str]:
             found.append(f"{module.__name__}.{name} has no docstring")
         elif ">>>" not in text and not is_a_record(thing):
             found.append(f"{module.__name__}.{name} has no example")
+        elif ">>>" in text and re.search(r"\n *-{4,}\n", text) and not re.search(r"\n *Examples\n *-{8}\n", text):
+            found.append(
+                f"{module.__name__}.{name} has an example inside another section: it needs the heading Examples"
+            )
     return found
+
+
+def test_every_folder_is_a_package_that_says_what_it_holds() -> None:
+    folders = {path.parent for path in (ROOT / "kvattn").rglob("*.py")}
+    assert sorted(str(folder) for folder in folders if not (folder / "__init__.py").is_file()) == []
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if "._" not in name])
@@ -97,6 +110,10 @@ def test_the_front_door_lists_what_it_has() -> None:
         ("class A:\n    '>>> 1'\n    def f(self): 'It says.'", "planted.A.f has no example"),
         ("class A:\n    '>>> 1'\n    @property\n    def f(self): pass", "planted.A.f has no docstring"),
         ("class A:\n    '>>> 1'\n    @classmethod\n    def f(cls): pass", "planted.A.f has no docstring"),
+        (
+            "def f():\n    'It says.\\n\\nRaises\\n------\\nShapeError\\n    So.\\n\\n>>> 1'",
+            "planted.f has an example inside another section: it needs the heading Examples",
+        ),
         ("import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int", "planted.A has no docstring"),
     ],
 )

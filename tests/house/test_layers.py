@@ -40,10 +40,10 @@ LAYERS = (
     "eviction",
     "cost",
     "decoding",
-    "",  # kvattn itself: what most readers need
     "testing",
     "goldens",
     "interop",
+    "",  # kvattn itself: what most readers need
     "cli",
     "__main__",
 )

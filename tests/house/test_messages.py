@@ -56,9 +56,10 @@ def complaints(source: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "kvattn").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_errors_are_our_own_and_say_what_came(path: Path) -> None:
-    in_laws = "testing" in path.parts
-    found = complaints(path.read_text(encoding="utf-8"))
-    assert [x for x in found if not (in_laws and x.startswith(("assert", "raises AssertionError")))] == []
+    found = list(complaints(path.read_text(encoding="utf-8")))
+    if "testing" in path.parts:  # where a law fails by assertion, and a foreign implementation raises what it likes
+        found = [x for x in found if not x.startswith(("assert", "raises")) or "NotImplemented" in x]
+    assert found == []
 
 
 @pytest.mark.parametrize(
