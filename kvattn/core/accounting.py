@@ -35,6 +35,8 @@ class Shape:
         Keys that were there, and tokens that came: T = new, S = past + new.
     batch
         Sequences, alike.
+    source
+        S where the keys are not those of the queries' own sequence, as in cross-attention.
     """
 
     heads: int
@@ -45,6 +47,16 @@ class Shape:
     past: int
     new: int
     batch: int = 1
+    source: int | None = None
+
+    @property
+    def keys(self) -> int:
+        """S.
+
+        >>> Shape(1, 1, 4, 4, 8, past=5, new=1).keys
+        6
+        """
+        return self.past + self.new if self.source is None else self.source
 
 
 def attend_cost(
@@ -92,8 +104,8 @@ def _sequence(shape: Shape, group: int, mask: Mask | None, b: int, softcap: bool
     for first in range(0, group * shape.new, ROW_LIMIT):
         row = np.arange(first, min(first + ROW_LIMIT, group * shape.new))
         q = shape.past + row // group
-        for start in range(0, shape.past + shape.new, BLOCK):
-            slots = np.arange(start, min(start + BLOCK, shape.past + shape.new))
+        for start in range(0, shape.keys, BLOCK):
+            slots = np.arange(start, min(start + BLOCK, shape.keys))
             keys = slots[(slots < forgotten[0]) | (slots >= forgotten[1])]
             if not keys.size:
                 continue

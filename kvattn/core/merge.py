@@ -74,14 +74,17 @@ def merge(*parts: Attended) -> Attended:
         divisor = np.where(total == 0.0, 1.0, total).astype(total.dtype, copy=False)
         lse = np.where(total == 0.0, -np.inf, shift + np.log(divisor)).astype(total.dtype, copy=False)
         mixed = out / divisor[..., None]
-    rows = top.size
-    charge(
-        Tally(
-            transcendental=rows * (len(parts) + 1),
-            arithmetic=rows * (len(parts) * (3 + 2 * out.shape[-1]) + out.shape[-1] + 1),
-        )
-    )
+    charge(merge_cost(top.size, parts=len(parts), width=out.shape[-1]))
     return Attended(mixed, lse)
+
+
+def merge_cost(rows: int, *, parts: int, width: int) -> Tally:
+    """What `merge` counts for so many rows of ``width`` values.
+
+    >>> merge_cost(1, parts=2, width=4)
+    Tally(arithmetic=27, transcendental=3)
+    """
+    return Tally(transcendental=rows * (parts + 1), arithmetic=rows * (parts * (3 + 2 * width) + width + 1))
 
 
 def natural_from_base2(lse: Array) -> Array:
