@@ -23,6 +23,7 @@ the last r features: ``start=-r``.  Most libraries keep frequencies, many also a
 """
 
 from dataclasses import dataclass
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -199,6 +200,8 @@ class Rotary:
         x = np.asarray(x)
         if not np.issubdtype(x.dtype, np.floating):
             raise DtypeError(f"x must be floating-point, got {x.dtype}")
+        if not x.ndim:
+            raise ShapeError("x must have shape [..., T, D], got ()")
         angles = self._angles(positions, x.shape[:-1])  # [..., T, r/2]
         first = self.start if self.start >= 0 else x.shape[-1] + self.start
         last = first + self.width
@@ -219,7 +222,7 @@ class Rotary:
         out = x.copy()
         out[..., a] = x[..., a] * cosine - x[..., b] * sine
         out[..., b] = x[..., a] * sine + x[..., b] * cosine
-        charge(self._work(x.size // x.shape[-1], angles.size // half, magnitude))
+        charge(self._work(math.prod(x.shape[:-1]), angles.size // half, magnitude))
         return out
 
     def _angles(self, positions: Any, shape: tuple[int, ...]) -> Array:

@@ -19,8 +19,8 @@ class Says:
 
     answer: Answer
 
-    def __call__(self, b: Any, h: Any, q: Any, k: Any) -> Any:
-        return q >= k
+    def __call__(self, b: Any, h: Any, q_positions: Any, k_positions: Any) -> Any:
+        return q_positions >= k_positions
 
     def block(self, b: int, q: Span, k: Span) -> Answer:
         return self.answer
@@ -53,8 +53,8 @@ def test_a_block_that_is_not_all_hidden_is_named() -> None:
 def test_a_block_that_one_head_contradicts_is_noticed() -> None:
     @dataclass(frozen=True)
     class PerHead(Says):
-        def __call__(self, b: Any, h: Any, q: Any, k: Any) -> Any:
-            return (q >= k) & (h != 2)
+        def __call__(self, b: Any, h: Any, q_positions: Any, k_positions: Any) -> Any:
+            return (q_positions >= k_positions) & (h != 2)
 
     check_blocks(PerHead(Answer.ALL), [4], [3], heads=2)
     with pytest.raises(AssertionError, match="but head 2 hides key 3 from query 4"):
@@ -64,8 +64,8 @@ def test_a_block_that_one_head_contradicts_is_noticed() -> None:
 def test_a_block_that_one_sequence_contradicts_is_noticed() -> None:
     @dataclass(frozen=True)
     class PerSequence(Says):
-        def __call__(self, b: Any, h: Any, q: Any, k: Any) -> Any:
-            return (q >= k) & (np.asarray(b) != 1)
+        def __call__(self, b: Any, h: Any, q_positions: Any, k_positions: Any) -> Any:
+            return (q_positions >= k_positions) & (np.asarray(b) != 1)
 
     check_blocks(PerSequence(Answer.ALL), [4], [3], batch=1)
     with pytest.raises(AssertionError, match="of sequence 1, but head 0 hides key 3 from query 4"):
@@ -77,8 +77,8 @@ def test_an_answer_that_depends_on_the_company_is_noticed() -> None:
     class ByRow(Says):
         """Infers the anchor from row numbers, as attention code likes to do."""
 
-        def __call__(self, b: Any, h: Any, q: Any, k: Any) -> Any:
-            return np.arange(q.shape[-2])[:, None] >= np.arange(k.shape[-1])
+        def __call__(self, b: Any, h: Any, q_positions: Any, k_positions: Any) -> Any:
+            return np.arange(q_positions.shape[-2])[:, None] >= np.arange(k_positions.shape[-1])
 
     check_pairs(ByRow(Answer.LOOK), [0], [0])
     with pytest.raises(AssertionError, match=r"shows key 3 for query 2 of .* when asked alone, but not among others"):
@@ -92,7 +92,7 @@ def test_an_answer_that_depends_on_the_company_is_noticed() -> None:
 def test_an_answer_that_is_no_boolean_or_does_not_broadcast_is_noticed(answer: Any, words: str) -> None:
     @dataclass(frozen=True, repr=False)
     class Odd(Says):
-        def __call__(self, b: Any, h: Any, q: Any, k: Any) -> Any:
+        def __call__(self, b: Any, h: Any, q_positions: Any, k_positions: Any) -> Any:
             return answer
 
     for check in (check_pairs, check_blocks):
