@@ -60,16 +60,27 @@ intersphinx_mapping = {
 
 
 def find_elsewhere(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Element) -> Element | None:
-    """Follow a name to where it is defined (kvattn.attend); leave what is no name, such as a command line, as it is."""
-    target = node["reftarget"]
+    """Find what a name in single backticks means beyond Sphinx's own rules.
+
+    ``kvattn.attend`` is followed to where it is defined; ``Paged.append`` and ``append`` are found where
+    only one place, in this module or else anywhere, has that name; what is no name, such as a command
+    line, stays as it is.
+    """
+    target, python = node["reftarget"], env.domains["py"]
     if node["reftype"] != "obj":
         return None
     if not target.replace(".", "").isidentifier():
         return content
     module, _, name = target.rpartition(".")
     thing = getattr(sys.modules.get(module), name, None)
-    real = f"{getattr(thing, '__module__', None)}.{getattr(thing, '__qualname__', None)}"
-    return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", real, node, content)
+    found = [f"{getattr(thing, '__module__', None)}.{getattr(thing, '__qualname__', None)}"]
+    if found[0] not in python.objects:
+        everywhere = [known for known in python.objects if known.endswith(f".{target}")]
+        here = [known for known in everywhere if known.startswith(f"{node.get('py:module')}.")]
+        found = here or everywhere
+    if len(found) != 1:
+        return None
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, content)
 
 
 def run_examples_in_their_module(
@@ -91,5 +102,8 @@ def setup(app: Sphinx) -> None:
         compiled = folder / f"{name}.inv"
         compiled.write_bytes(INVENTORY.format(name).encode() + zlib.compress(body.encode()))
         app.config.intersphinx_mapping[name] = (address, str(compiled))
+    for listener in list(app.events.listeners["autodoc-process-signature"]):
+        if listener.handler.__module__.startswith("numpydoc"):
+            app.disconnect(listener.id)  # reads signatures out of docstrings, and stumbles over type aliases
     app.connect("missing-reference", find_elsewhere)
     app.connect("autodoc-process-docstring", run_examples_in_their_module, priority=900)
