@@ -32,7 +32,7 @@ def split(flat: Array, heads: int) -> Array:
     array([[0., 1.],
            [2., 3.]])
     """
-    return flat.reshape(*flat.shape[:2], heads, -1).swapaxes(1, 2)
+    return flat.reshape(*flat.shape[:2], heads, flat.shape[2] // heads).swapaxes(1, 2)
 
 
 def join(heads: Array) -> Array:
