@@ -197,56 +197,65 @@ class PagedMachine(RuleBasedStateMachine):
             parts.append(encode(self.schema, fresh))
         return KeyValue(*(np.stack(field) for field in zip(*parts, strict=True))), tokens
 
-    @initialize(
-        target=values, schema=_SCHEMAS, batches=st.lists(st.integers(1, 3), min_size=2, max_size=2), data=st.data()
-    )
-    def begin(self, schema: Schema[Any], batches: list[int], data: st.DataObject) -> Any:
-        """Start two empty caches."""
+    @initialize(target=values, schema=_SCHEMAS, data=st.data())
+    def begin(self, schema: Schema[Any], data: st.DataObject) -> Any:
+        """Start with nothing, with whole and broken pages, and with sequences of several lengths."""
         self.schema = schema
-        pages = [data.draw(st.sampled_from(tuple(self.pages)), label="page") for _ in batches]
-        begun = [
-            self.check(Known(self.start_cache(schema, batch, page), ((),) * batch, page))
-            for batch, page in zip(batches, pages, strict=True)
-        ]
-        self.born.extend(begun)
-        return multiple(*begun)
+        begun = []
+        for filled in (False, True, True):
+            batch = data.draw(st.integers(2 if filled else 1, 3), label="batch")
+            page = data.draw(st.sampled_from(tuple(self.pages)), label="page")
+            known = self.check(Known(self.start_cache(schema, batch, page), ((),) * batch, page))
+            if filled:
+                known = self._appended(known, data.draw(st.sampled_from(self._counts(page, 2 * page)), label="tokens"))
+            begun.append(known)
+        lengths = [data.draw(st.integers(0, len(t)), label="length") for t in begun[2].tokens]
+        begun[2] = self._truncated(begun[2], lengths, [t[:n] for t, n in zip(begun[2].tokens, lengths, strict=True)])
+        return multiple(*begun, self._released(begun[1], data))
+
+    def _counts(self, page: int, room: int) -> list[int]:
+        counts = {0, 1, page - 1, page, page + 1, room, 2 * page + 3}
+        return sorted((n for n in counts if n <= 2 * BLOCK), reverse=True)
 
     @rule(target=values, known=values, data=st.data())
     def append(self, known: Known, data: st.DataObject) -> Known:
         """Add none, one, about a page, or as much as ends at a page's border."""
-        room = -len(known.tokens[0]) % known.page
-        counts = sorted({0, 1, known.page - 1, known.page, known.page + 1, room, 2 * known.page + 3})
-        count = data.draw(st.sampled_from([n for n in counts if n <= BLOCK + 1]), label="tokens")
+        counts = self._counts(known.page, -len(known.tokens[0]) % known.page)
+        return self._appended(known, data.draw(st.sampled_from(counts), label="tokens"))
+
+    def _appended(self, known: Known, count: int) -> Known:
         rows, tokens = self._rows(len(known.tokens), count)
-        before = set() if not hasattr(known.cache, "pages") else self._serials(known.cache)
         cache = known.cache.append(rows)
         for array in rows:
             array[...] = -1.0  # the caller's memory is the caller's
         if hasattr(cache, "pages"):
             most = sum(1 + -(-(len(t) + count) // known.page) - -(-len(t) // known.page) for t in known.tokens)
-            fresh = len(self._serials(cache) - before)
+            fresh = len(self._serials(cache) - self._serials(known.cache))
             must(fresh <= most, f"append may copy one page per sequence, but {fresh} pages are new")
         return self._bear(known, cache, [old + new for old, new in zip(known.tokens, tokens, strict=True)])
 
-    @rule(
-        known=values,
-        fault=st.sampled_from(["rank", "heads", "width", "batch", "object", "int", "other float", "fields"]),
-    )
-    def append_refused(self, known: Known, fault: str) -> None:
-        """Rows of the wrong shape or dtype are refused, and nothing is written."""
+    @rule(known=values, excess=st.integers(1, 300))
+    def refusals(self, known: Known, excess: int) -> None:
+        """Wrong rows, lengths and indices are refused, and nothing is written; any earlier value still holds."""
         k, v = self._rows(len(known.tokens), 2)[0]
         other = np.float32 if v.dtype == np.float64 else np.float64
-        wrong: dict[str, tuple[Any, ...]] = {
+        rows: dict[str, tuple[Any, ...]] = {
             "rank": (k, v[0]),
-            "heads": (k, np.concatenate([v, v], 1)),
+            "number of heads": (k, np.concatenate([v, v], 1)),
             "width": (np.concatenate([k, k], 3), v),
+            "number of tokens": (k, v[:, :, 1:]),
             "batch": (np.concatenate([k, k]), np.concatenate([v, v])),
-            "object": (k, v.astype(object)),
-            "int": (k.astype(np.int64), v),
-            "other float": (k, v.astype(other)),
-            "fields": (k,),
+            "dtype, object": (k, v.astype(object)),
+            "dtype, int": (k.astype(np.int64), v),
+            "dtype, the other float": (k, v.astype(other)),
+            "number of fields": (k,),
         }
-        refused(lambda: known.cache.append(wrong[fault]), f"append with a wrong {fault}")
+        for fault, wrong in rows.items():
+            refused(lambda wrong=wrong: known.cache.append(wrong), f"append with a wrong {fault}")  # type: ignore[misc]
+        for length in (-1, -excess, max(len(t) for t in known.tokens) + excess, True, 0.0):
+            refused(lambda length=length: known.cache.truncate(length), f"truncate({length!r})")  # type: ignore[misc]
+        for indices in ([], [-1], [0, len(known.tokens)], [True], [[0]]):
+            refused(lambda indices=indices: known.cache.select(indices), f"select({indices})")  # type: ignore[misc]
         self.check(known)
 
     @rule(target=values, known=values, data=st.data())
@@ -255,7 +264,8 @@ class PagedMachine(RuleBasedStateMachine):
         shortest, page = min(len(t) for t in known.tokens), known.page
         border = shortest // page * page
         stops = {0, 1, border - 1, border, border + 1, shortest - 1, shortest}
-        length = data.draw(st.sampled_from(sorted(n for n in stops if 0 <= n <= shortest)), label="length")
+        legal = sorted((n for n in stops if 0 <= n <= shortest), reverse=True)
+        length = data.draw(st.sampled_from(legal), label="length")
         tokens = [t[:length] for t in known.tokens]
         return self._truncated(known, length, tokens)
 
@@ -273,13 +283,6 @@ class PagedMachine(RuleBasedStateMachine):
         self._shares(known, cache, "truncate")
         return self._bear(known, cache, tokens)
 
-    @rule(known=values, excess=st.integers(1, 300))
-    def truncate_refused(self, known: Known, excess: int) -> None:
-        """A negative or oversize length is refused."""
-        for length in (-excess, max(len(t) for t in known.tokens) + excess, True, 0.0):
-            refused(lambda length=length: known.cache.truncate(length), f"truncate({length!r})")  # type: ignore[misc]
-        self.check(known)
-
     @rule(target=values, known=values)
     def branch(self, known: Known) -> Known:
         """A second name for the same value."""
@@ -295,31 +298,23 @@ class PagedMachine(RuleBasedStateMachine):
         self._shares(known, cache, "select")
         return self._bear(known, cache, [known.tokens[i] for i in indices])
 
-    @rule(known=values)
-    def select_refused(self, known: Known) -> None:
-        """No index, a negative one and one too high are refused."""
-        for indices in ([], [-1], [0, len(known.tokens)], [True], [[0]]):
-            refused(lambda indices=indices: known.cache.select(indices), f"select({indices})")  # type: ignore[misc]
-        self.check(known)
-
     @rule(target=values, known=values, data=st.data())
     def release(self, known: Known, data: st.DataObject) -> Known:
         """Forget whole pages in the middle."""
+        return self._released(known, data)
+
+    def _released(self, known: Known, data: st.DataObject) -> Known:
         if not hasattr(known.cache, "release"):
             return known
         shortest = min(len(t) for t in known.tokens)
-        start = data.draw(st.integers(0, shortest), label="start")
-        stop = data.draw(st.integers(0, shortest), label="stop")
+        edges = {0, 1, known.page - 1, known.page, known.page + 1, shortest // known.page * known.page, shortest}
+        edge = st.sampled_from(sorted((n for n in edges if 0 <= n <= shortest), key=lambda n: (n % known.page == 0, n)))
+        start, stop = sorted((data.draw(edge, label="start"), data.draw(edge, label="stop")))
         first, last = -(-start // known.page) * known.page, stop // known.page * known.page
         tokens = [tuple(None if first <= slot < last else t for slot, t in enumerate(row)) for row in known.tokens]
         cache = known.cache.release(start, stop)
         self._shares(known, cache, "release")
         return self._bear(known, cache, tokens)
-
-    @rule(known=values)
-    def look_back(self, known: Known) -> None:
-        """Any earlier value still holds what it held."""
-        self.check(known)
 
     def _serials(self, cache: Any) -> set[int]:
         return {serial for b in range(len(cache.lengths)) for serial in cache.pages(b) if serial is not None}
@@ -358,6 +353,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.paged: dict[Handle, Paged[Any]] = {}
         self.model: dict[Handle, list[int]] = {}
         self.next_block = 0
+        self.named: set[Handle] = set()
 
     def start_pool(self, schema: Schema[Any], blocks: int, size: int) -> Any:
         """The empty pool under test.
@@ -367,17 +363,25 @@ class PoolMachine(RuleBasedStateMachine):
         """
         return BlockPool(schema, blocks, size)
 
-    @initialize(schema=_SCHEMAS, blocks=st.integers(1, 9), size=st.sampled_from([1, 2, 3, 4]))
-    def begin(self, schema: Schema[Any], blocks: int, size: int) -> None:
-        """Start an empty pool."""
-        self.schema, self.blocks, self.size = schema, blocks, size
-        self.pool = self.start_pool(schema, blocks, size)
+    @initialize(target=handles, schema=_SCHEMAS, size=st.sampled_from([1, 2, 3, 4]), data=st.data())
+    def begin(self, schema: Schema[Any], size: int, data: st.DataObject) -> Any:
+        """Start a pool with a sequence and its fork in it; a small pool is soon exhausted."""
+        self.schema, self.size = schema, size
+        self.blocks = data.draw(st.integers(3, 12), label="blocks")
+        self.pool = self.start_pool(schema, self.blocks, size)
+        first = self._allocated()
+        self._append(first, data.draw(st.integers(0, 2 * size), label="tokens"))
+        return multiple(first, self._forked(first))
 
     @rule(target=handles)
     def allocate(self) -> Handle:
         """Begin a sequence."""
+        return self._allocated()
+
+    def _allocated(self) -> Handle:
         handle: Handle = self.pool.allocate()
-        must(handle not in self.tokens, f"allocate must give a new name, got {handle} again")
+        must(handle not in self.named, f"allocate must give a new name, got {handle} again")
+        self.named.add(handle)
         self.tokens[handle], self.model[handle] = [], []
         self.paged[handle] = Paged.start(self.schema, 1, self.size)
         return handle
@@ -391,7 +395,10 @@ class PoolMachine(RuleBasedStateMachine):
         """Add tokens; refuse them, changing nothing, when they need more blocks than are free."""
         length, size = len(self.tokens[handle]), self.size
         counts = {0, 1, size - 1, size, size + 1, -length % size, 3 * size + 1}
-        count = data.draw(st.sampled_from(sorted(counts)), label="tokens")
+        self._append(handle, data.draw(st.sampled_from(sorted(counts, reverse=True)), label="tokens"))
+
+    def _append(self, handle: Handle, count: int) -> None:
+        length, size = len(self.tokens[handle]), self.size
         fresh = range(self.next_token, self.next_token + count)
         rows = KeyValue(*(x[None] for x in encode(self.schema, fresh)))
         copies = bool(count and length % size and self._shared(handle))
@@ -409,23 +416,15 @@ class PoolMachine(RuleBasedStateMachine):
         self.model[handle].extend(range(self.next_block, self.next_block + needed))
         self.next_block += needed
 
-    @rule(handle=handles, fault=st.sampled_from(["rank", "heads", "object", "int"]))
-    def append_refused(self, handle: Handle, fault: str) -> None:
-        """Rows of the wrong shape or dtype are refused."""
-        k, v = (x[None] for x in encode(self.schema, [1]))
-        wrong: dict[str, tuple[Any, Any]] = {
-            "rank": (k, v[0]),
-            "heads": (k, np.concatenate([v, v], 1)),
-            "object": (k, v.astype(object)),
-            "int": (k.astype(np.int64), v),
-        }
-        refused(lambda: self.pool.append(handle, wrong[fault]), f"append with a wrong {fault}")
-
     @rule(target=handles, handle=handles)
     def fork(self, handle: Handle) -> Handle:
         """Begin a sequence that shares everything."""
+        return self._forked(handle)
+
+    def _forked(self, handle: Handle) -> Handle:
         twin: Handle = self.pool.fork(handle)
-        must(twin not in self.tokens, f"fork must give a new name, got {twin} again")
+        must(twin not in self.named, f"fork must give a new name, got {twin} again")
+        self.named.add(twin)
         self.tokens[twin], self.model[twin] = list(self.tokens[handle]), list(self.model[handle])
         self.paged[twin] = self.paged[handle].branch()
         return twin
@@ -440,8 +439,17 @@ class PoolMachine(RuleBasedStateMachine):
         self.paged[handle] = self.paged[handle].truncate(length)
 
     @rule(handle=handles, excess=st.integers(1, 9))
-    def truncate_refused(self, handle: Handle, excess: int) -> None:
-        """A negative or oversize length is refused."""
+    def refusals(self, handle: Handle, excess: int) -> None:
+        """Wrong rows and lengths are refused; `agrees` sees that nothing was written."""
+        k, v = (x[None] for x in encode(self.schema, [1]))
+        rows: dict[str, tuple[Any, ...]] = {
+            "rank": (k, v[0]),
+            "number of heads": (k, np.concatenate([v, v], 1)),
+            "dtype, object": (k, v.astype(object)),
+            "dtype, int": (k.astype(np.int64), v),
+        }
+        for fault, wrong in rows.items():
+            refused(lambda wrong=wrong: self.pool.append(handle, wrong), f"append with a wrong {fault}")  # type: ignore[misc]
         refused(lambda: self.pool.truncate(handle, -excess), f"truncate to {-excess}")
         refused(lambda: self.pool.truncate(handle, len(self.tokens[handle]) + excess), "an oversize truncate")
 
