@@ -62,16 +62,18 @@ class Rows:
             raise PositionError(f"{self.name} must be among the rows of the array, {where}, got {lost}")
         return rows
 
-    def within(self, b: int, low: int, high: int) -> Indices | None:
+    def within(self, b: int, low: int, high: int) -> slice | Indices | None:
         """The rows of every position from ``low`` to ``high``, or None unless each has one."""
         if self.known is None or self.at is None:
             if self.count == 1:
-                return np.zeros(1, np.int64)
-            return np.arange(low, high + 1) if low >= 0 and high < self.count else None
+                return slice(0, 1)
+            return slice(low, high + 1) if low >= 0 and high < self.count else None
         first, last = np.searchsorted(self.known, (low, high + 1))
         rows = self.at[select(b, len(self.at), self.name), first:last]
         rows = rows[rows >= 0]
-        return rows if len(rows) == high - low + 1 else None
+        if len(rows) != high - low + 1:
+            return None
+        return slice(int(rows[0]), int(rows[-1]) + 1) if (np.diff(rows) == 1).all() else rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +100,17 @@ class Table:
 
     def __call__(self, b: Indices | int, h: Indices | int, q_positions: Positions, k_positions: Positions) -> Any:
         """The array's entry for every pair, the four arguments broadcasting."""
+        batch, heads, rows, columns = self.array.shape
         q_at, k_at = self.q_rows.find(b, q_positions), self.k_rows.find(b, k_positions)
-        return self.array[select(b, self.array.shape[0], "b"), select(h, self.array.shape[1], "h"), q_at, k_at]
+        row = (select(b, batch, "b") * heads + select(h, heads, "h")) * rows + q_at
+        return self.array.reshape(-1).take(row * columns + k_at)
 
     def block(self, b: int, q: tuple[int, int], k: tuple[int, int]) -> Any:
         """``[H, rows, columns]`` for two spans, or None where a position between is not in the array."""
         q_at, k_at = self.q_rows.within(b, *q), self.k_rows.within(b, *k)
         if q_at is None or k_at is None:
             return None
-        return self.array[int(select(b, self.array.shape[0], "b"))][:, q_at[:, None], k_at]
+        return self.array[int(select(b, self.array.shape[0], "b"))][:, q_at][:, :, k_at]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Table):

@@ -27,6 +27,8 @@ def top_left_positions(queries: int) -> Positions:
     ArgumentError
         When queries is no integer or negative.
 
+    Examples
+    --------
     >>> top_left_positions(3)
     array([0, 1, 2])
     """
@@ -41,6 +43,8 @@ def bottom_right_positions(queries: int, keys: int) -> Positions:
     ArgumentError
         When a number is no integer or negative.
 
+    Examples
+    --------
     >>> bottom_right_positions(2, 5), bottom_right_positions(3, 2)
     (array([3, 4]), array([-1,  0,  1]))
     """
@@ -56,6 +60,8 @@ def top_left(queries: int, keys: int) -> Visible:
     ArgumentError
         When a number is no integer or negative.
 
+    Examples
+    --------
     >>> top_left(2, 4).astype(int)
     array([[1, 0, 0, 0],
            [1, 1, 0, 0]])
@@ -72,6 +78,8 @@ def bottom_right(queries: int, keys: int) -> Visible:
     ArgumentError
         When a number is no integer or negative.
 
+    Examples
+    --------
     >>> bottom_right(2, 4).astype(int)
     array([[1, 1, 1, 0],
            [1, 1, 1, 1]])

@@ -30,6 +30,8 @@ def both(left: Mask, right: Mask) -> "Both":
     ArgumentError
         When a side is no mask.
 
+    Examples
+    --------
     >>> from kvattn.masks import Causal, Window
     >>> both(Causal(), Window(4))
     Causal() & Window(4)
@@ -45,6 +47,8 @@ def either(left: Mask, right: Mask) -> "Either":
     ArgumentError
         When a side is no mask.
 
+    Examples
+    --------
     >>> from kvattn.masks import Causal, Prefix
     >>> either(Causal(), Prefix(3))
     Causal() | Prefix(3)
@@ -60,6 +64,8 @@ def inverse(mask: Mask) -> "Inverse":
     ArgumentError
         When ``mask`` is no mask.
 
+    Examples
+    --------
     >>> from kvattn.masks import Causal
     >>> inverse(Causal())
     ~Causal()

@@ -58,8 +58,8 @@ class Dilated:
     def __call__(self, b: Indices | int, h: Indices | int, q_positions: Positions, k_positions: Positions) -> Visible:
         """Answer for every pair, the four arguments broadcasting."""
         distance = np.subtract(q_positions, k_positions)
-        visible: Visible = (distance >= 0) & (distance < self.window * self.rate) & (distance % self.rate == 0)
-        return visible
+        near: Visible = (distance >= 0) & (distance < self.window * self.rate)
+        return near & np.equal(np.remainder(q_positions, self.rate), np.remainder(k_positions, self.rate))
 
     def block(self, b: int, q: Span, k: Span) -> Answer:
         """From the smallest and the largest distance between the spans.

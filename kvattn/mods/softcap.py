@@ -46,7 +46,10 @@ def softcap(scores: Array, cap: float) -> Array:
     array([ 0., 50.])
     """
     limit = real("cap", cap, above=0.0)
-    return np.tanh(np.ascontiguousarray(scores / limit)) * limit
+    squeezed = np.asarray(scores / limit, order="C")
+    np.tanh(squeezed, out=squeezed)
+    squeezed *= limit
+    return squeezed
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ def slopes(heads: int) -> tuple[float, ...]:
     ArgumentError
         When heads is not an integer >= 1.
 
+    Examples
+    --------
     >>> slopes(2)
     (0.0625, 0.00390625)
     >>> slopes(3)
@@ -89,6 +91,10 @@ class Alibi:
         lost = (heads < 0) | (heads >= len(self.slopes))
         if lost.any():
             raise ArgumentError(f"slopes must cover every query head, got {len(self.slopes)} and head {heads[lost][0]}")
-        penalty = np.array(self.slopes)[heads] * np.subtract(place.k_positions, place.q_positions)
-        bent: Array = scores + penalty.astype(scores.dtype, copy=False)
+        q, k = (np.asarray(at, np.float64) for at in (place.q_positions, place.k_positions))
+        penalty = np.empty(scores.shape)
+        np.subtract(k, q, out=penalty)
+        penalty *= np.array(self.slopes)[heads]
+        bent = penalty.astype(scores.dtype, copy=False)
+        bent += scores
         return bent

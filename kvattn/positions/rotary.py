@@ -42,6 +42,8 @@ def geometric(width: int, base: float = 10000.0) -> tuple[float, ...]:
     ArgumentError
         When width is not even and >= 2, or base is not a finite number above 0.
 
+    Examples
+    --------
     >>> geometric(4, 100.0)
     (1.0, 0.1)
     """
@@ -219,9 +221,11 @@ class Rotary:
             if self.layout == "half"
             else (slice(first, last, 2), slice(first + 1, last, 2))
         )
-        out = x.copy()
-        out[..., a] = x[..., a] * cosine - x[..., b] * sine
-        out[..., b] = x[..., a] * sine + x[..., b] * cosine
+        out = np.array(x, order="C")
+        np.multiply(x[..., a], cosine, out=out[..., a])
+        out[..., a] -= x[..., b] * sine
+        np.multiply(x[..., b], cosine, out=out[..., b])
+        out[..., b] += x[..., a] * sine
         charge(self._work(math.prod(x.shape[:-1]), angles.size // half, magnitude))
         return out
 

@@ -23,6 +23,8 @@ def check_blocks(mask: Mask, q_positions: Any, k_positions: Any, *, batch: int =
     AssertionError
         When a block is said to be all visible or all hidden and a pair in it is not.
 
+    Examples
+    --------
     >>> from kvattn.masks import Causal, Window
     >>> check_blocks(Causal() & Window(3), range(9), range(9))
     """
@@ -53,6 +55,8 @@ def check_pairs(mask: Mask, q_positions: Any, k_positions: Any, *, batch: int = 
     AssertionError
         When the answer is not boolean, does not broadcast, or a pair's answer depends on the others.
 
+    Examples
+    --------
     >>> from kvattn.masks import Causal
     >>> check_pairs(Causal(), [3, 4], [4, 0, 3])
     """
@@ -84,6 +88,8 @@ def check_rule(
     AssertionError
         At the first pair on which they differ.
 
+    Examples
+    --------
     >>> from kvattn.masks import Causal
     >>> check_rule(Causal(), lambda b, h, q, k: k > q, [1], [0, 1])
     Traceback (most recent call last):
