@@ -68,8 +68,8 @@ class Bias:
     def __call__(self, scores: Array, place: Place) -> Array:
         """Scores with the bias of their place, in their own dtype."""
         bias = self.table(place.batch, place.heads, place.q_positions, place.k_positions)
-        bent: Array = np.empty(scores.shape, scores.dtype)
-        return np.add(scores, bias.astype(scores.dtype, copy=False), out=bent)
+        bent: Array = np.add(scores, bias.astype(scores.dtype, copy=False))
+        return bent
 
     def __repr__(self) -> str:
         return f"Bias({self.table})"
