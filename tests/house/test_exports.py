@@ -1,12 +1,15 @@
 """Every public name exists, says what it is, and shows it in an example that runs."""
 
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 import doctest
 from enum import Enum
 import importlib
 import inspect
 from pathlib import Path
 import re
+import subprocess
+import sys
 from types import FunctionType, ModuleType
 from typing import Protocol
 
@@ -42,12 +45,16 @@ def public(module: ModuleType) -> Iterator[tuple[str, object]]:
 
 
 def is_a_record(thing: object) -> bool:
-    """Whether there is nothing to call: a NamedTuple, an enumeration, a protocol."""
-    return isinstance(thing, type) and (
+    """Whether there is nothing to call: a NamedTuple, an enumeration, a protocol, a dataclass of fields only."""
+    if not isinstance(thing, type):
+        return False
+    verbs = [x for name, x in vars(thing).items() if name[0] != "_" and isinstance(x, FunctionType | property)]
+    return (
         hasattr(thing, "_fields")
         or hasattr(thing, "TestCase")
         or issubclass(thing, Enum)
         or Protocol in thing.__bases__
+        or (is_dataclass(thing) and not verbs)
     )
 
 
@@ -74,6 +81,36 @@ def complaints(module: ModuleType) -> list[str]:
                 f"{module.__name__}.{name} has an example inside another section: it needs the heading Examples"
             )
     return found
+
+
+def shadowed(packages: list[ModuleType]) -> list[str]:
+    """Say which exported names mean a module, where that module defines the thing of this name."""
+    return [
+        f"{package.__name__}.{name} is a module, not the {name} that the module defines"
+        for package in packages
+        for name in getattr(package, "__all__", ())
+        if isinstance(thing := getattr(package, name), ModuleType) and hasattr(thing, name)
+    ]
+
+
+def test_importing_a_module_does_not_take_an_exported_name_away() -> None:
+    """In a process of its own, where nobody has asked for the names before."""
+    code = (
+        "from importlib import import_module\n"
+        "from tests.house.test_exports import MODULES, shadowed\n"
+        "print(*shadowed([import_module(name) for name in MODULES]), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_a_shadowed_name_is_noticed() -> None:
+    package, module = ModuleType("planted"), ModuleType("planted.check")
+    vars(module)["check"] = len
+    vars(package).update(__all__=["check"], check=module)
+    assert shadowed([package]) == ["planted.check is a module, not the check that the module defines"]
+    vars(package)["check"] = len
+    assert shadowed([package]) == []
 
 
 def test_every_folder_is_a_package_that_says_what_it_holds() -> None:
