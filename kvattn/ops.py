@@ -12,7 +12,7 @@ import numpy as np
 
 from kvattn.blas import ROWS, tile_product
 from kvattn.counting import Tally, charge
-from kvattn.errors import ShapeError
+from kvattn.errors import DtypeError, ShapeError
 from kvattn.typing import Array
 
 
@@ -36,7 +36,9 @@ def contract(a: Array, b: Array, *, weights: bool = False) -> Array:
     Raises
     ------
     ShapeError
-        When the inner sizes differ.
+        When the inner sizes differ, or the leading axes do not broadcast.
+    DtypeError
+        When the dtypes differ.
 
     Examples
     --------
@@ -47,10 +49,15 @@ def contract(a: Array, b: Array, *, weights: bool = False) -> Array:
     """
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise ShapeError(f"b must have shape [..., K, N] for a of shape [..., M, K], got {b.shape} for {a.shape}")
-    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    if a.dtype != b.dtype:
+        raise DtypeError(f"b must have the dtype of a, {a.dtype}, got {b.dtype}")
+    try:
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        raise ShapeError(f"b must have leading axes that broadcast against a of {a.shape}, got {b.shape}") from None
     rows, depth, columns = a.shape[-2], a.shape[-1], b.shape[-1]
     if b.ndim == 2:
-        out = _tiled(a.reshape(-1, depth), b).reshape(*lead, rows, columns)
+        out = _tiled(a.reshape(math.prod(a.shape[:-1]), depth), b).reshape(*lead, rows, columns)
     else:
         out = _tiled(np.broadcast_to(a, (*lead, rows, depth)), b)
     work = Tally(matmul=2 * math.prod(lead) * rows * depth * columns)
@@ -97,7 +104,7 @@ def exp(x: Array) -> Array:
     array([1., 1.])
     """
     charge(Tally(transcendental=x.size))
-    return np.exp(np.ascontiguousarray(x))
+    return np.asarray(np.exp(np.asarray(x, order="C")))
 
 
 def log(x: Array) -> Array:
@@ -107,7 +114,7 @@ def log(x: Array) -> Array:
     array([0., 0.])
     """
     charge(Tally(transcendental=x.size))
-    return np.log(np.ascontiguousarray(x))
+    return np.asarray(np.log(np.asarray(x, order="C")))
 
 
 def tanh(x: Array) -> Array:
@@ -117,7 +124,7 @@ def tanh(x: Array) -> Array:
     array([0., 0.])
     """
     charge(Tally(transcendental=x.size))
-    return np.tanh(np.ascontiguousarray(x))
+    return np.asarray(np.tanh(np.asarray(x, order="C")))
 
 
 def sigmoid(x: Array) -> Array:
@@ -127,8 +134,8 @@ def sigmoid(x: Array) -> Array:
     array([0.5, 0. ])
     """
     charge(Tally(transcendental=x.size, arithmetic=2 * x.size))
-    small = np.exp(-np.abs(np.ascontiguousarray(x)))
-    return np.where(x >= 0, 1.0, small) / (1.0 + small)
+    small = np.exp(-np.abs(np.asarray(x, order="C")))
+    return np.asarray(np.where(x >= 0, 1.0, small) / (1.0 + small))
 
 
 def silu(x: Array) -> Array:
@@ -138,7 +145,7 @@ def silu(x: Array) -> Array:
     array([ 0., -0.])
     """
     charge(Tally(arithmetic=x.size))
-    return x * sigmoid(x)
+    return np.asarray(x * sigmoid(x))
 
 
 def softplus(x: Array) -> Array:
@@ -148,7 +155,7 @@ def softplus(x: Array) -> Array:
     array([10000.])
     """
     charge(Tally(transcendental=2 * x.size, arithmetic=2 * x.size))
-    return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(np.ascontiguousarray(x))))
+    return np.asarray(np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(np.asarray(x, order="C")))))
 
 
 def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:

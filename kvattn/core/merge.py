@@ -19,7 +19,7 @@ import numpy as np
 
 from kvattn.axes import sizes
 from kvattn.counting import Tally, charge
-from kvattn.errors import ArgumentError, DtypeError
+from kvattn.errors import ArgumentError, DtypeError, ShapeError
 from kvattn.typing import Array, Attended
 
 
@@ -40,7 +40,7 @@ def merge(*parts: Attended) -> Attended:
     Raises
     ------
     ArgumentError, ShapeError, DtypeError
-        No part, or parts that differ in shape or dtype.
+        No part, or parts that differ in shape or dtype or are not of floating numbers.
 
     Examples
     --------
@@ -52,10 +52,14 @@ def merge(*parts: Attended) -> Attended:
     """
     if not parts:
         raise ArgumentError("merge must be given at least one part, got none")
+    if not parts[0].out.ndim:
+        raise ShapeError("out of part 0 must have shape [..., T, Dv], got ()")
     for number, part in enumerate(parts):
         letters = " ".join(str(n) for n in parts[0].lse.shape)
         sizes((f"lse of part {number}", part.lse, letters))
         sizes((f"out of part {number}", part.out, f"{letters} {parts[0].out.shape[-1]}"))
+        if part.out.dtype.kind != "f" or part.lse.dtype.kind != "f":
+            raise DtypeError(f"part {number} must be floating-point, got {part.out.dtype} and {part.lse.dtype}")
         if part.out.dtype != parts[0].out.dtype or part.lse.dtype != parts[0].lse.dtype:
             raise DtypeError(
                 f"part {number} must have the dtypes of part 0, {parts[0].out.dtype} and {parts[0].lse.dtype}, "

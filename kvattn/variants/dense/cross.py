@@ -26,6 +26,7 @@ from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
 from kvattn.counting import Tally
 from kvattn.errors import ArgumentError
+from kvattn.one_liners import number
 from kvattn.typing import Array, Attended, Mask, Positions
 from kvattn.variants.dense.projections import Projections, check_hidden
 
@@ -65,6 +66,8 @@ class Cross:
 
     def __post_init__(self) -> None:
         w = self.projections
+        object.__setattr__(self, "scale", number("scale", self.scale))
+        object.__setattr__(self, "softcap", number("softcap", self.softcap, above=0.0))
         memory = check_hidden("memory", self.memory, None, int(w.key.shape[0]), w.dtype).copy()
         memory.flags.writeable = False
         object.__setattr__(self, "memory", memory)
@@ -105,7 +108,7 @@ class Cross:
         >>> cache.memory.length, cache.length
         (5, 0)
         """
-        if batch not in (None, len(self.memory)):
+        if batch is not None and (isinstance(batch, bool) or batch != len(self.memory)):
             raise ArgumentError(f"batch must be that of the memory, {len(self.memory)}, got {batch}")
         w = self.projections
         rows = KeyValue(w.keys(self.memory), w.values(self.memory))

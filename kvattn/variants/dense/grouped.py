@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from kvattn.arrays import floating
 from kvattn.arrays import positions as read_positions
 from kvattn.axes import sizes
 from kvattn.caches.blocks import BLOCK
@@ -32,6 +33,7 @@ from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
 from kvattn.counting import Tally
 from kvattn.masks.causal import Causal
+from kvattn.one_liners import number
 from kvattn.positions.rotary import Rotary
 from kvattn.typing import Array, Attended, Mask, Mod, Positions
 from kvattn.variants.dense.projections import Projections, check_hidden
@@ -76,8 +78,13 @@ class Grouped:
     page: int = BLOCK
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", number("scale", self.scale))
+        object.__setattr__(self, "softcap", number("softcap", self.softcap, above=0.0))
         if self.sinks is not None:
-            sizes(("sinks", np.asarray(self.sinks), str(self.projections.heads)))
+            sinks = floating("sinks", self.sinks, self.projections.dtype)
+            sizes(("sinks", sinks, str(self.projections.heads)))
+            sinks.flags.writeable = False
+            object.__setattr__(self, "sinks", sinks)
 
     def definition(self, x: Array, positions: Positions) -> Attended:
         """The paper's equation on the whole sequence.
@@ -174,5 +181,5 @@ class Grouped:
             "mods": self.mods,
             "scale": self.scale,
             "softcap": self.softcap,
-            "sinks": None if self.sinks is None else np.asarray(self.sinks, self.projections.dtype),
+            "sinks": self.sinks,
         }

@@ -19,6 +19,7 @@ import numpy as np
 
 from kvattn import ops
 from kvattn.axes import sizes
+from kvattn.caches.rows import whole
 from kvattn.counting import Tally
 from kvattn.errors import DtypeError, ShapeError
 from kvattn.one_liners import check_heads
@@ -75,7 +76,7 @@ class Projections:
 
     Raises
     ------
-    ShapeError, DtypeError
+    ShapeError, DtypeError, ArgumentError
         When they do not fit each other.
 
     Examples
@@ -93,10 +94,13 @@ class Projections:
     kv_heads: int
 
     def __post_init__(self) -> None:
+        for name in ("heads", "kv_heads"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), 1))
         check_heads(self.heads, self.kv_heads)
+        first = np.asarray(self.query).dtype
         for name in ("query", "key", "value", "output"):
             held = np.array(getattr(self, name))
-            if held.dtype not in (np.dtype(np.float64), np.dtype(np.float32)) or held.dtype != self.query.dtype:
+            if held.dtype not in (np.dtype(np.float64), np.dtype(np.float32)) or held.dtype != first:
                 raise DtypeError(f"{name} must be float64 or float32 like query, got {held.dtype}")
             held.flags.writeable = False
             object.__setattr__(self, name, held)
