@@ -35,7 +35,8 @@ class SinkWindow(Generic[R]):
     window
         Keys that a query sees, itself included.
     rollback
-        Tokens by which `truncate` may go back behind the start of the last append.
+        How far `truncate` may go back behind the start of an append: once n tokens are there and
+        more are added, every length from ``n - rollback`` on can be returned to.
     memory
         The rows, with holes.
     forgotten

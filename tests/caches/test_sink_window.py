@@ -1,14 +1,15 @@
 """Sinks and window: every query finds what it may see, and what is taken back is exact or refused."""
 
+from dataclasses import replace
 from typing import Any
 
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
 
 from kvattn.caches import KeyValue, SinkWindow, key_value, live_bytes
-from kvattn.errors import ArgumentError, DtypeError, RollbackError
+from kvattn.errors import ArgumentError, DtypeError, KvattnError, RollbackError
 
 SCHEMA = key_value(1, 2, 1)
 
@@ -39,44 +40,110 @@ def shown(cache: SinkWindow[KeyValue]) -> dict[int, float]:
     return found
 
 
-@given(
-    sinks=st.integers(0, 4),
-    window=st.integers(1, 6),
-    rollback=st.integers(0, 4),
-    page=st.sampled_from([1, 2, 3, 5, 256]),
-    steps=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12)), min_size=1, max_size=8),
-)
-def test_it_agrees_with_a_list_that_forgets_nothing(
-    sinks: int, window: int, rollback: int, page: int, steps: list[tuple[int, int]]
-) -> None:
-    cache, twin = start(sinks, window, rollback, page), start(sinks, window, rollback, 1)
-    tokens: list[int] = []
-    fresh = 1
-    for new, back in steps:
-        before = len(tokens)
-        added = list(range(fresh, fresh + new))
-        fresh += new
-        tokens += added
-        cache, twin = cache.append(rows(added)), twin.append(rows(added))
-        found = shown(cache)
-        for query in range(before, len(tokens)):
-            assert sees(query, sinks, window) <= found.keys()
-        assert all(tokens[slot] == token for slot, token in found.items())
-        slots = cache.remembered(0)
-        assert slots.tolist() == twin.remembered(0).tolist() == sorted(shown(twin))
-        assert cache.rows().v.ravel().tolist() == [-float(tokens[slot]) for slot in slots]
+def agrees(cls: type[SinkWindow[KeyValue]]) -> None:
+    """Compare a cache with a list that forgets nothing, through any appends and cuts."""
 
-        length = max(0, len(tokens) - back)
+    @settings(phases=[Phase.generate] if cls is not SinkWindow else tuple(Phase))
+    @given(
+        sinks=st.integers(0, 4),
+        window=st.integers(1, 6),
+        rollback=st.integers(0, 4),
+        page=st.sampled_from([1, 2, 3, 5, 256]),
+        steps=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12)), min_size=1, max_size=8),
+    )
+    def check(sinks: int, window: int, rollback: int, page: int, steps: list[tuple[int, int]]) -> None:
+        cache, twin = (
+            cls.start(SCHEMA, sinks=sinks, window=window, rollback=rollback, page=size) for size in (page, 1)
+        )
+        tokens: list[int] = []
+        fresh, promised = 1, 0
+        for new, back in steps:
+            before = len(tokens)
+            promised = max(promised, before - rollback) if new else promised
+            added = list(range(fresh, fresh + new))
+            fresh += new
+            tokens += added
+            cache, twin = cache.append(rows(added)), twin.append(rows(added))
+            found = shown(cache)
+            for query in range(before, len(tokens)):
+                assert sees(query, sinks, window) <= found.keys()
+            assert all(tokens[slot] == token for slot, token in found.items())
+            slots = cache.remembered(0)
+            assert slots.tolist() == twin.remembered(0).tolist() == sorted(shown(twin))
+            assert not new or len(slots) <= sinks + window - 1 + rollback + new
+            assert cache.rows().v.ravel().tolist() == [-float(tokens[slot]) for slot in slots]
+
+            length = max(0, len(tokens) - back)
+            try:
+                cut = cache.truncate(length)
+            except RollbackError:
+                assert length < promised
+                with pytest.raises(RollbackError):
+                    twin.truncate(length)
+                continue
+            twin = twin.truncate(length)
+            assert sees(length, sinks, window) - {length} <= shown(cut).keys()
+            cache, tokens = cut, tokens[:length]
+
+    check()
+
+
+def test_it_agrees_with_a_list_that_forgets_nothing() -> None:
+    agrees(SinkWindow)
+
+
+class EvictsTooEarly(SinkWindow[KeyValue]):
+    """Forget after the append what the last of its tokens does not need, before the first has read."""
+
+    def append(self, rows: Any) -> SinkWindow[KeyValue]:
+        grown = super().append(rows)
+        keep = self.window - 1 + self.rollback
+        forgotten = tuple(max(f, n - keep) for f, n in zip(grown.forgotten, grown.lengths, strict=True))
+        stops = [min(f, n) for f, n in zip(forgotten, grown.lengths, strict=True)]
+        return replace(grown, memory=grown.memory.release(self.sinks, stops), forgotten=forgotten)
+
+
+class KeepsOneTooFew(SinkWindow[KeyValue]):
+    """The window is counted without the query itself on one side only."""
+
+    def append(self, rows: Any) -> SinkWindow[KeyValue]:
+        short = replace(self, window=max(1, self.window - 1))
+        return replace(SinkWindow.append(short, rows), window=self.window)
+
+
+class ForgetsSinks(SinkWindow[KeyValue]):
+    """A plain ring: the first tokens go like all others."""
+
+    def append(self, rows: Any) -> SinkWindow[KeyValue]:
+        return replace(SinkWindow.append(replace(self, sinks=0), rows), sinks=self.sinks)
+
+
+class ForgetsNothing(SinkWindow[KeyValue]):
+    """Everything stays."""
+
+    def append(self, rows: Any) -> SinkWindow[KeyValue]:
+        return replace(self, memory=self.memory.append(rows))
+
+
+class GoesBackInSilence(SinkWindow[KeyValue]):
+    """A length that is no longer remembered is returned to with a hole in the window (mlx-lm #1427)."""
+
+    def truncate(self, length: Any) -> SinkWindow[KeyValue]:
         try:
-            cut = cache.truncate(length)
+            return super().truncate(length)
         except RollbackError:
-            assert length < before - rollback
-            with pytest.raises(RollbackError):
-                twin.truncate(length)
-            continue
-        twin = twin.truncate(length)
-        assert sees(length, sinks, window) - {length} <= shown(cut).keys()
-        cache, tokens = cut, tokens[:length]
+            start = -(-min(length, self.lengths[0]) // self.memory.page) * self.memory.page
+            return replace(self, memory=self.memory.truncate(min(start, self.lengths[0])))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [EvictsTooEarly, KeepsOneTooFew, ForgetsSinks, ForgetsNothing, GoesBackInSilence],
+    ids=lambda wrong: wrong.__name__,
+)
+def test_a_wrong_one_is_rejected(wrong: type[SinkWindow[KeyValue]]) -> None:
+    with pytest.raises((AssertionError, KvattnError)):
+        agrees(wrong)
 
 
 def test_memory_stays_the_same_however_long_it_runs() -> None:
@@ -122,7 +189,7 @@ def test_beams_share_and_are_cut_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("wrong", "words"),
     [
         ({"sinks": -1, "window": 4}, "sinks must be an integer >= 0, got -1"),
         ({"sinks": 1, "window": 0}, "window must be an integer >= 1, got 0"),
@@ -131,9 +198,9 @@ def test_beams_share_and_are_cut_apart() -> None:
         ({"sinks": 1, "window": 4, "page": 0}, "page must be an integer >= 1, got 0"),
     ],
 )
-def test_bad_settings_are_refused(settings: dict[str, Any], words: str) -> None:
+def test_bad_settings_are_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
-        SinkWindow.start(SCHEMA, **settings)
+        SinkWindow.start(SCHEMA, **wrong)
 
 
 def test_bad_arguments_are_refused() -> None:

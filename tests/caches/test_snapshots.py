@@ -1,8 +1,9 @@
 """A recurrent state can be taken back to exactly the states that were kept, and to no other."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
@@ -27,35 +28,96 @@ def is_at(cache: Snapshots[Memory], token: float) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(cache.state, state(token, cache.batch), strict=True))
 
 
-@given(
-    rollback=st.integers(0, 4),
-    steps=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5), st.integers(0, 7)), min_size=1, max_size=8),
-)
-def test_it_returns_to_what_was_kept_and_refuses_the_rest(rollback: int, steps: list[tuple[int, int, int]]) -> None:
-    cache = Snapshots.start(state(0), rollback)
-    path, kept = [0.0], {0}
-    fresh = 0.0
-    for tokens, offered, back in steps:
-        for _ in range(tokens):
-            fresh += 1
-            path.append(fresh)
-        handed = min(offered, tokens)
-        given_states = [state(path[n]) for n in range(len(path) - handed, len(path))]
-        cache = cache.append(given_states, tokens)
-        end = len(path) - 1
-        kept |= set(range(end - handed + 1, end + 1))
-        if tokens:
-            kept = {n for n in kept if n >= end - rollback}
-        assert cache.length == end
-        assert cache.remembered(1) == tuple(sorted(kept))
-        assert is_at(cache, path[-1])
-        length = max(0, end - back)
-        if length in kept:
-            cache, path, kept = cache.truncate(length), path[: length + 1], {n for n in kept if n <= length}
+def agrees(cls: type[Snapshots[Memory]]) -> None:
+    """Compare with a list of all states and the set of those that must be remembered."""
+
+    @settings(phases=[Phase.generate] if cls is not Snapshots else tuple(Phase))
+    @given(
+        rollback=st.integers(0, 4),
+        steps=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5), st.integers(0, 7)), min_size=1, max_size=8),
+    )
+    def check(rollback: int, steps: list[tuple[int, int, int]]) -> None:
+        cache = cls.start(state(0), rollback)
+        path, kept = [0.0], {0}
+        fresh = 0.0
+        for tokens, offered, back in steps:
+            for _ in range(tokens):
+                fresh += 1
+                path.append(fresh)
+            handed = min(offered, tokens)
+            cache = cache.append([state(path[n]) for n in range(len(path) - handed, len(path))], tokens)
+            end = len(path) - 1
+            kept |= set(range(end - handed + 1, end + 1))
+            if tokens:
+                kept = {n for n in kept if n >= end - rollback}
+            assert cache.length == end
+            assert cache.remembered(1) == tuple(sorted(kept))
             assert is_at(cache, path[-1])
-        else:
-            with pytest.raises(RollbackError, match=f"must be one that is remembered, .*got {length}"):
-                cache.truncate(length)
+            length = max(0, end - back)
+            if length in kept:
+                cache, path, kept = cache.truncate(length), path[: length + 1], {n for n in kept if n <= length}
+                assert is_at(cache, path[-1])
+                assert cache.length == length
+            else:
+                with pytest.raises(RollbackError, match=f"must be one that is remembered, .*got {length}"):
+                    cache.truncate(length)
+
+    check()
+
+
+def test_it_returns_to_what_was_kept_and_refuses_the_rest() -> None:
+    agrees(Snapshots)
+
+
+class MovesTheLengthOnly(Snapshots[Memory]):
+    """Rejected tokens stay in the state (mlx-lm #1109)."""
+
+    def truncate(self, length: Any) -> Snapshots[Memory]:
+        right = super().truncate(length)
+        ends = [history[-1][1] for history in self.histories]
+        kept = zip(right.histories, ends, strict=True)
+        return replace(right, histories=tuple((*history[:-1], (history[-1][0], end)) for history, end in kept))
+
+
+class GoesToTheNearest(Snapshots[Memory]):
+    """A length without a state is rounded down to one that has one."""
+
+    def truncate(self, length: Any) -> Snapshots[Memory]:
+        known = [n for n in self.remembered(0) if n <= length]
+        return super().truncate(known[-1] if known else self.remembered(0)[0])
+
+
+class KeepsOneTooFew(Snapshots[Memory]):
+    """The snapshot furthest back is dropped one token early."""
+
+    def append(self, states: Any, tokens: int | None = None) -> Snapshots[Memory]:
+        right = super().append(states, tokens)
+        least = [history[-1][0] - self.rollback + 1 for history in right.histories]
+        return replace(
+            right,
+            histories=tuple(
+                tuple(entry for entry in history[:-1] if entry[0] >= n) + history[-1:]
+                for history, n in zip(right.histories, least, strict=True)
+            ),
+        )
+
+
+class MixesUpTheBatch(Snapshots[Memory]):
+    """Histories of the batch are mixed up."""
+
+    def append(self, states: Any, tokens: int | None = None) -> Snapshots[Memory]:
+        right = super().append(states, tokens)
+        return replace(right, histories=right.histories[::-1])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [MovesTheLengthOnly, GoesToTheNearest, KeepsOneTooFew, MixesUpTheBatch],
+    ids=lambda wrong: wrong.__name__,
+)
+def test_a_wrong_one_is_rejected(wrong: type[Snapshots[Memory]]) -> None:
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        agrees(wrong)
 
 
 def test_states_are_copies_and_read_only() -> None:
