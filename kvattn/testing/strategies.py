@@ -3,6 +3,8 @@
 Needs the ``testing`` extra.
 """
 
+from collections.abc import Callable
+
 from hypothesis import strategies as st
 
 from kvattn.testing.laws import Case
@@ -19,7 +21,7 @@ class Drawn:
     >>> integers_keep_their_bounds()
     """
 
-    def __init__(self, draw: st.DrawFn) -> None:
+    def __init__(self, draw: Callable[[st.SearchStrategy[int]], int]) -> None:
         self._draw = draw
 
     def integer(self, low: int, high: int, label: str) -> int:
