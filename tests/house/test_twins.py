@@ -38,7 +38,8 @@ def missing_twins(root: Path) -> list[str]:
 
 
 def test_every_module_has_its_test_and_its_page() -> None:
-    assert missing_twins(ROOT) == []
+    found = missing_twins(ROOT)
+    assert not found, "\n".join(found)
 
 
 def test_no_package_lies_outside_the_groups_unnoticed() -> None:
