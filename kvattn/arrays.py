@@ -5,6 +5,7 @@ that asking for float32 by name is asking for the rounding.  Optional packages a
 here: an array of one shows that its package is already loaded.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,10 @@ def floating(name: str, value: Any, dtype: DTypeLike = np.float64) -> Array:
     Raises
     ------
     DtypeError
-        Booleans, complex numbers, objects, strings; extended precision that float64 would cut;
-        a ``dtype`` that is neither.
+        Booleans, complex numbers, objects, strings, masked arrays; extended precision that float64 would
+        cut; numbers beyond the range of float32 where that was asked for; a ``dtype`` that is neither.
+    ShapeError
+        What is no array at all: ragged lists, tensors without storage.
 
     Examples
     --------
@@ -44,7 +47,7 @@ def floating(name: str, value: Any, dtype: DTypeLike = np.float64) -> Array:
     kvattn.errors.DtypeError: q must be an array of real numbers, got dtype object
     """
     wanted = compute_dtype(dtype)
-    array = _read(name, value)
+    array = anything(name, value)
     kind = array.dtype.kind
     small = array.dtype.name.startswith(_SMALL_FLOATS)
     if not small and kind not in "fiu":
@@ -53,7 +56,11 @@ def floating(name: str, value: Any, dtype: DTypeLike = np.float64) -> Array:
         raise DtypeError(f"{name} must have at most 64 bits per number, got dtype {array.dtype}")
     if kind in "iu" and array.dtype.itemsize == 8 and array.size and not _exact(array):
         raise DtypeError(f"{name} must hold integers that float64 represents, at most 2**53, got dtype {array.dtype}")
-    return array.astype(wanted)
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(wanted)
+    except FloatingPointError:
+        raise DtypeError(f"{name} must hold numbers in the range of {wanted}, got larger ones") from None
 
 
 def compute_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -71,13 +78,13 @@ def compute_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return wanted
 
 
-def positions(name: str, value: Any, batch: int, length: int) -> Positions:
-    """Read positions of shape ``[length]`` or ``[batch, length]`` as ``[batch, length]``.
+def positions(name: str, value: Any, batch: int | tuple[int, ...], length: int) -> Positions:
+    """Read positions of shape ``[length]`` or ``[*batch, length]`` as ``[B, length]``, B sequences in all.
 
     Raises
     ------
     PositionError
-        When they are not integers.
+        When they are not integers of 64 bits.
     ShapeError
         When the shape is neither.
 
@@ -87,12 +94,46 @@ def positions(name: str, value: Any, batch: int, length: int) -> Positions:
     array([[3, 4],
            [3, 4]])
     """
-    array = _read(name, value)
+    array = anything(name, value)
     if array.dtype.kind not in "iu" and array.size:
         raise PositionError(f"{name} must be integers, got dtype {array.dtype}")
-    if array.shape not in ((length,), (batch, length)):
-        raise ShapeError(f"{name} must have shape [{length}] or [{batch}, {length}], got {array.shape}")
-    return np.ascontiguousarray(np.broadcast_to(array.astype(np.int64), (batch, length)))
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise PositionError(f"{name} must be below 2**63, got {array.max()}")
+    full = (*batch, length) if isinstance(batch, tuple) else (batch, length)
+    if array.shape not in ((length,), full):
+        raise ShapeError(f"{name} must have shape [{length}] or {list(full)}, got {array.shape}")
+    spread = np.broadcast_to(array.astype(np.int64), full)
+    return np.ascontiguousarray(spread.reshape(math.prod(full[:-1]), length))
+
+
+def anything(name: str, value: Any) -> "np.ndarray[Any, np.dtype[Any]]":
+    """Read an array and leave its dtype as it is; torch's small floats become float64.
+
+    >>> anything("mask", [[True], [False]]).shape
+    (2, 1)
+    >>> anything("mask", [[True], [False, True]])
+    Traceback (most recent call last):
+    kvattn.errors.ShapeError: mask must be an array or evenly nested lists, got list
+    """
+    kind = type(value).__module__
+    if kind.startswith("numpy.ma"):
+        raise DtypeError(f"{name} must be an array without a mask of its own, got a NumPy masked array")
+    problem: Exception | None = None
+    try:
+        if kind.split(".")[0] == "torch":
+            value = value.detach().cpu()
+            if value.is_floating_point() and value.itemsize < 4:
+                value = value.double()  # exact: NumPy has no bfloat16 or float8 to receive it in
+        array = np.asarray(value)
+        if array.dtype != object or isinstance(value, np.ndarray) or not hasattr(value, "__dlpack__"):
+            return array
+    except (TypeError, ValueError, RuntimeError, BufferError) as refusal:
+        problem = refusal
+    try:
+        return np.from_dlpack(value)
+    except (AttributeError, TypeError, ValueError, RuntimeError, BufferError) as refusal:
+        message = f"{name} must be an array or evenly nested lists, got {type(value).__name__}"
+        raise ShapeError(message) from (problem or refusal)
 
 
 def boolean_or_floating(name: str, value: Any, dtype: DTypeLike) -> "np.ndarray[Any, np.dtype[Any]]":
@@ -101,24 +142,8 @@ def boolean_or_floating(name: str, value: Any, dtype: DTypeLike) -> "np.ndarray[
     >>> boolean_or_floating("mask", [True], np.float64).dtype
     dtype('bool')
     """
-    array = _read(name, value)
+    array = anything(name, value)
     return array if array.dtype == np.bool_ else floating(name, array, dtype)
-
-
-def _read(name: str, value: Any) -> "np.ndarray[Any, np.dtype[Any]]":
-    """An array of whatever dtype, by NumPy's own means where they suffice."""
-    if type(value).__module__.split(".")[0] == "torch":
-        value = value.detach().cpu()
-        if not str(value.dtype).startswith(("torch.float16", "torch.float32", "torch.float64")) and (
-            value.is_floating_point()
-        ):
-            value = value.double()  # exact: NumPy has no bfloat16 or float8 to receive it in
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError, BufferError) as problem:
-        if hasattr(value, "__dlpack__"):
-            return np.from_dlpack(value)
-        raise ShapeError(f"{name} must be an array, got {type(value).__name__}: {problem}") from None
 
 
 def _exact(array: "np.ndarray[Any, np.dtype[Any]]") -> bool:

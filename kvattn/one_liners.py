@@ -9,12 +9,12 @@ Shapes: ``q [*batch, Hq, T, D]``, ``k [*batch, Hkv, S, D]``, ``v [*batch, Hkv, S
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from kvattn.arrays import boolean_or_floating, compute_dtype, floating, positions
+from kvattn.arrays import anything, compute_dtype, floating, positions
 from kvattn.axes import sizes
 from kvattn.caches.blocks import blocks_of
 from kvattn.core import streaming
@@ -102,7 +102,7 @@ def attend(
     softcap
         Bends scaled scores to ``c · tanh(s / c)``.
     sinks
-        ``[Hq]``: a logit in each row's denominator, without a value; part of ``lse``.
+        ``[Hq]``: a logit in each row's denominator, without a value; part of ``lse``; -inf is no sink.
     q_positions, k_positions
         ``[T]`` and ``[S]``, or with the batch in front; the keys are at ``0 .. S-1`` and the queries
         are the last T of them unless given.
@@ -140,13 +140,15 @@ def attend(
         if size == 0:
             raise ShapeError(f"{letter} must be at least 1, got shapes q {q.shape}, k {k.shape}, v {v.shape}")
     length, held = bound["T"], bound["S"]
-    at = positions("k_positions", np.arange(held) if k_positions is None else k_positions, batch, held)
+    at = positions("k_positions", np.arange(held) if k_positions is None else k_positions, batch_shape, held)
     latest = np.arange(held - length, held) if q_positions is None else q_positions
-    asked = positions("q_positions", latest, batch, length)
+    asked = positions("q_positions", latest, batch_shape, length)
     shape = (*batch_shape, bound["Hq"], length, held)
     if sinks is not None:
         sinks = floating("sinks", sinks, wanted)
         sizes(("sinks", sinks, str(bound["Hq"])))
+        if np.isnan(sinks).any() or np.isposinf(sinks).any():
+            raise ArgumentError(f"sinks must be finite numbers or -inf, got {sinks.tolist()}")
     rows_of = _Rows(shape, asked, at, wanted)
     pipeline = {
         "mask": _mask(mask, rows_of),
@@ -185,9 +187,11 @@ def number(name: str, value: Any, above: float | None = None) -> float | None:
     if value is None:
         return None
     wanted = "a finite number" + ("" if above is None else f" above {above:g}")
+    kind, rank = str(getattr(value, "dtype", "")), getattr(value, "ndim", 0)  # of NumPy's, torch's and JAX's scalars
+    refused = isinstance(value, (bool, str, bytes, bytearray)) or "bool" in kind or rank > 0
     try:
-        read = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError):
+        read = math.nan if refused else float(value)
+    except (TypeError, ValueError, OverflowError):
         read = math.nan
     if not math.isfinite(read) or (above is not None and read <= above):
         raise ArgumentError(f"{name} must be {wanted}, got {value!r}")
@@ -224,7 +228,16 @@ class _Called:
     function: Callable[[Any, Any, Any, Any], Any]
 
     def __call__(self, b: Indices | int, h: Indices | int, q_positions: Positions, k_positions: Positions) -> Visible:
-        return np.asarray(self.function(b, h, q_positions, k_positions), np.bool_)
+        answer = np.asarray(self.function(b, h, q_positions, k_positions))
+        if answer.dtype != np.bool_:
+            raise DtypeError(f"mask must return booleans, got {answer.dtype}; what changes scores goes to bias")
+        shape = np.broadcast_shapes(np.shape(b), np.shape(h), np.shape(q_positions), np.shape(k_positions))
+        try:
+            return np.broadcast_to(answer, shape)
+        except ValueError:
+            raise ShapeError(
+                f"mask must return what broadcasts to its arguments, {shape}, got {answer.shape}"
+            ) from None
 
     def block(self, b: int, q: Span, k: Span) -> Answer:
         return Answer.LOOK
@@ -233,13 +246,20 @@ class _Called:
 def _mask(mask: Any, rows: _Rows) -> Mask | None:
     if mask is None:
         return None
+    if isinstance(mask, type):
+        raise ArgumentError(f"mask must be an instance such as {mask.__name__}(), got the class {mask.__name__}")
     if callable(mask):
-        return mask if hasattr(mask, "block") else _Called(mask)
-    array = boolean_or_floating("mask", mask, rows.dtype)
+        if hasattr(mask, "block"):
+            return cast("Mask", mask)
+        called = _Called(mask)
+        if math.prod(rows.shape):  # one pair, so that a wrong answer is known before any arithmetic
+            called(0, np.zeros((1, 1, 1), np.int64), rows.q_positions[:1, :1, None], rows.k_positions[:1, None, :1])
+        return called
+    array = anything("mask", mask)
     if array.dtype != np.bool_:
         raise DtypeError(
-            f"mask must be boolean (True = may see), a kvattn mask or a callable, got {np.asarray(mask).dtype}; "
-            "additive masks go to bias"
+            "mask must be boolean (True = may see), a kvattn mask or a callable, "
+            f"got {getattr(mask, 'dtype', array.dtype)}; additive masks go to bias"
         )
     return Explicit(rows.spread("mask", array), rows.q_positions, rows.k_positions)
 
