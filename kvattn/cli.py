@@ -1,0 +1,229 @@
+"""The command line: ``kvattn check`` and ``kvattn doctor``.
+
+Data go to stdout, messages and progress to stderr.  Exit codes: 0 pass or convention, 1 fault,
+2 usage error, 3 internal error, 130 interrupted.  NumPy is imported only by a command that computes.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+import difflib
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+from kvattn.errors import KvattnError
+
+_EXAMPLES = """\
+examples:
+  kvattn check                                    verify this installation
+  kvattn check torch.nn.functional:scaled_dot_product_attention
+  kvattn check mymodule:my_attention              name what is wrong with a function
+  kvattn check mymodule:my_attention --json       the same, for a program
+  kvattn doctor                                   versions, BLAS, CPU, and the probe
+"""
+
+_CONTRACT = """\
+A function to check is importable from the working directory or the environment and has the form
+
+  f(q, k, v, *, causal=False, window=None, scale=None, softcap=None, sinks=None, bias=None, mask=None)
+
+on [B, H, T, D] arrays, Hq a multiple of Hkv, with any subset of these keywords; only those in its
+signature are exercised.  It returns out or (out, lse).  With T < S the queries are the last T
+positions; window comes only together with causal=True; mask is boolean, True = may see.
+
+exit codes: 0 pass or convention, 1 fault, 2 usage error, 3 internal error
+
+examples:
+  kvattn check
+  kvattn check torch.nn.functional:scaled_dot_product_attention
+  kvattn check mymodule:my_attention --dtype float32 --seed 7
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    from kvattn import __version__
+
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="kvattn",
+        description="The reference that attention code is tested against.",
+        epilog=_EXAMPLES,
+        formatter_class=raw,
+    )
+    parser.add_argument("--version", action="version", version=f"kvattn {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    check = commands.add_parser(
+        "check",
+        help="check an attention function, or this installation",
+        description="Check an attention function; without TARGET, this installation.",
+        epilog=_CONTRACT,
+        formatter_class=raw,
+    )
+    check.add_argument("target", nargs="?", metavar="TARGET", help="module:callable")
+    check.add_argument("--cases", type=int, help="drawn cases (80; 20 for each variant and law of the installation)")
+    check.add_argument("--dtype", choices=("float64", "float32", "float16"), default="float64", help="of the inputs")
+    check.add_argument("--seed", type=int, default=0, help="of the cases; the same seed gives the same report")
+    check.set_defaults(run=_check)
+
+    doctor = commands.add_parser("doctor", help="print versions, BLAS, CPU features, threads and the probe")
+    doctor.set_defaults(run=_doctor)
+    for command in (check, doctor):
+        command.add_argument("--json", action="store_true", help="print JSON")
+        command.add_argument("--no-color", action="store_true", help="print without colour")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments
+        Words after ``kvattn``; those of the process if None.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Examples
+    --------
+    >>> main(["check", "math:sin"])
+    2
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parser = _parser()
+        if not words:
+            parser.print_help(sys.stderr)
+            return 2
+        if not words[0].startswith("-") and words[0] not in _COMMANDS:
+            return _complain(f"no command {words[0]!r}{_suggestion(words[0])}; kvattn --help lists them")
+        options = parser.parse_args(words)
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except SystemExit as exit_:  # argparse leaves this way, after --help too
+        return exit_.code if isinstance(exit_.code, int) else 2
+    except KvattnError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:  # noqa: BLE001 - whatever it is, the exit code must say that it is ours
+        traceback.print_exc()
+        _complain("internal error; please report it with the output of kvattn doctor")
+        return 3
+
+
+_COMMANDS = ("check", "doctor")
+
+
+def _complain(message: str) -> int:
+    print(f"kvattn: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _suggestion(word: str) -> str:
+    if ":" in word:
+        return f"; did you mean kvattn check {word}"
+    close = difflib.get_close_matches(word, _COMMANDS, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}" if close else ""
+
+
+def _progress() -> Callable[[str], None]:
+    """Return what shows a step on one line of stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        return lambda _: None
+
+    def show(text: str) -> None:
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _painted(text: str, verdict: str, options: argparse.Namespace) -> str:
+    """Colour the first occurrence of the verdict, where colour is wanted."""
+    wanted = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    wanted = (wanted or "FORCE_COLOR" in os.environ) and not os.environ.get("NO_COLOR") and not options.no_color
+    code = {"pass": 32, "convention": 33, "fault": 31}[verdict]
+    return text.replace(verdict, f"\x1b[{code}m{verdict}\x1b[0m", 1) if wanted else text
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _check(options: argparse.Namespace) -> int:
+    show = _progress()
+    if options.target is None:
+        return _check_installation(options, show)
+    from kvattn.testing.checking import check
+
+    cases = 80 if options.cases is None else options.cases
+    report = check(options.target, seed=options.seed, dtype=options.dtype, cases=cases, progress=show)
+    show("")
+    if options.json:
+        _print_json(report.as_dict())
+    else:
+        first, _, rest = str(report).partition("\n")
+        name, colon, _ = first.rpartition(":")
+        print(f"{name}{colon} {_painted(report.verdict, report.verdict, options)}\n{rest}")
+    return int(report.verdict == "fault")
+
+
+def _check_installation(options: argparse.Namespace, show: Callable[[str], None]) -> int:
+    from kvattn.testing.installation import verify
+
+    outcomes = list(verify(examples=20 if options.cases is None else options.cases, seed=options.seed, tick=show))
+    show("")
+    verdict = "fault" if any(outcome.broken for outcome in outcomes) else "pass"
+    tried = sum(outcome.tried for outcome in outcomes)
+    broken = [outcome for outcome in outcomes if outcome.broken]
+    if options.json:
+        rows = [{"variant": o.variant, "law": o.law, "tried": o.tried, "held": not o.broken} for o in outcomes]
+        findings = [
+            {
+                "class": outcome.law,
+                "kind": "fault",
+                "parameters": {"variant": outcome.variant},
+                "detail": outcome.broken,
+                "reproduce": outcome.reproduce,
+            }
+            for outcome in broken
+        ]
+        head = {"schemaVersion": 1, "target": "installation", "verdict": verdict, "findings": findings}
+        _print_json({**head, "seed": options.seed, "outcomes": rows})
+        return int(verdict == "fault")
+    variants, laws = (list(dict.fromkeys(names)) for names in zip(*((o.variant, o.law) for o in outcomes), strict=True))
+    cell = {(o.variant, o.law): "BROKEN" if o.broken else str(o.tried) for o in outcomes}
+    wide, columns = max(map(len, laws)), {variant: max(6, len(variant)) for variant in variants}
+    print(" " * wide, *(f"{variant:>{broad}}" for variant, broad in columns.items()), sep="  ")
+    for law in laws:
+        print(f"{law:<{wide}}", *(f"{cell.get((v, law), '-'):>{broad}}" for v, broad in columns.items()), sep="  ")
+    for outcome in broken:
+        print(f"\n{outcome.variant} breaks {outcome.law}: {outcome.broken}\n  reproduce: {outcome.reproduce}")
+    text = f"\n{verdict}: {len(laws)} laws, {len(variants)} variants, {tried} cases, seed {options.seed}"
+    print(_painted(text, verdict, options))
+    return int(verdict == "fault")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from kvattn import __version__
+    from kvattn.testing.doctor import examine
+
+    found = examine()
+    found["versions"]["kvattn"] = __version__
+    if options.json:
+        _print_json({"schemaVersion": 1, **found})
+        return 0
+    for heading, lines in found.items():
+        print(heading)
+        for name, value in lines.items():
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            print(f"  {name}: {shown}")
+    return 0

@@ -1,0 +1,30 @@
+"""Test other people's attention and caches against kvattn: everything here is public, and loaded on first use.
+
+>>> from kvattn import testing
+>>> callable(testing.check)
+True
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvattn.testing.checking import Report, check
+    from kvattn.testing.diagnosis.finding import Finding
+    from kvattn.testing.targets import Target
+
+__all__ = ["Finding", "Report", "Target", "check"]
+
+_HOME = {"Finding": "diagnosis.finding", "Report": "checking", "Target": "targets", "check": "checking"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kvattn.testing' has no attribute {name!r}")
+    value = getattr(import_module(f"kvattn.testing.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,244 @@
+"""``check``: run a foreign attention function, and name what is wrong with it.
+
+First what follows from the read-outs of `kvattn.testing.diagnosis`, one feature after the other, each under
+what the ones before have learned; then drawn cases that mix features, against
+`kvattn.core.definition` under a derived bound.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import textwrap
+from typing import Any, Literal
+
+from kvattn.errors import ArgumentError
+from kvattn.testing.diagnosis import bends, differential, edges, heads, manners, masks, sight, totals, weights
+from kvattn.testing.diagnosis.differential import Margin
+from kvattn.testing.diagnosis.finding import Finding, plain
+from kvattn.testing.diagnosis.lab import Lab, Misshapen, Refused
+from kvattn.testing.targets import Target, load, target_of
+
+DTYPES = ("float64", "float32", "float16")
+"""Element types that a check can run in."""
+
+_STEPS: tuple[tuple[str, tuple[str, ...], Callable[[Lab], None]], ...] = (
+    ("head map", (), heads.read_heads),
+    ("manners", (), manners.read_manners),
+    ("weights and scale", (), weights.read_weights),
+    ("scale=", ("scale",), weights.read_given_scale),
+    ("causal=", ("causal",), sight.read_causal),
+    ("window=", ("causal", "window"), sight.read_window),
+    ("mask=", ("mask",), masks.read_mask),
+    ("softcap=", ("softcap",), bends.read_softcap),
+    ("masks together", (), sight.read_together),
+    ("bias=", ("bias",), bends.read_bias),
+    ("sinks=", ("sinks",), totals.read_sinks),
+    ("lse", (), totals.read_lse),
+    ("empty rows", ("mask",), edges.read_empty_rows),
+    ("poison", (), edges.read_poison),
+    ("extremes", (), edges.read_extremes),
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes
+    ----------
+    target
+        Name of what was checked.
+    findings
+        Differences, conventions first.
+    features
+        Keywords of the contract that were exercised.
+    untested
+        Parameters of the target that the contract does not know.
+    dtype, seed
+        Element type and seed of the cases.
+    arithmetic
+        Number format whose bounds were used.
+    calls
+        How often the target ran.
+    margin
+        How the drawn cases went; None where the read-outs left nothing to draw.
+    notes
+        What else a reader should know.
+
+    Examples
+    --------
+    >>> from kvattn.testing.planted import Planted
+    >>> report = check(Planted(returns_lse=False))
+    >>> report.verdict, report.findings
+    ('pass', ())
+    """
+
+    target: str
+    findings: tuple[Finding, ...]
+    features: tuple[str, ...]
+    untested: tuple[str, ...]
+    dtype: str
+    seed: int
+    arithmetic: str
+    calls: int
+    margin: Margin | None
+    notes: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Literal["pass", "convention", "fault"]:
+        """Say ``"fault"`` if any finding is one, else ``"convention"`` if there is any, else ``"pass"``.
+
+        >>> from kvattn.testing.planted import Planted
+        >>> check(Planted(scale="1")).verdict
+        'fault'
+        """
+        kinds = {finding.kind for finding in self.findings}
+        return "fault" if "fault" in kinds else "convention" if kinds else "pass"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``kvattn check --json`` prints.
+
+        >>> from kvattn.testing.planted import Planted
+        >>> check(Planted()).as_dict()["schemaVersion"]
+        1
+        """
+        margin = self.margin
+        return {
+            "schemaVersion": 1,
+            "target": self.target,
+            "verdict": self.verdict,
+            "findings": [finding.as_dict() for finding in self.findings],
+            "features": list(self.features),
+            "untested": list(self.untested),
+            "dtype": self.dtype,
+            "seed": self.seed,
+            "arithmetic": self.arithmetic,
+            "calls": self.calls,
+            "drawn": None
+            if margin is None
+            else plain({"cases": margin.cases, "worstRatio": margin.worst, "suspect": margin.suspect}),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        """Return the report as text that fits on one screen."""
+        lines = [f"{self.target}: {self.verdict}"]
+        lines.append(f"  exercised: {', '.join(self.features) or 'q, k, v alone'}; {self.dtype}, seed {self.seed}")
+        if self.untested:
+            lines.append(f"  left at their defaults: {', '.join(self.untested)}")
+        shown = sorted(self.findings, key=lambda finding: finding.kind != "fault")[:6]
+        for finding in shown:
+            lines += ["", f"  {finding.kind}: {finding.fault_class}"]
+            lines += textwrap.wrap(finding.detail, 100, initial_indent="    ", subsequent_indent="    ")
+            lines += ["    reproduce:", f"      {finding.reproduce}"]
+        if len(self.findings) > len(shown):
+            lines += ["", f"  and {len(self.findings) - len(shown)} more: --json lists them"]
+        lines.append("")
+        if self.margin is not None:
+            lines.append(
+                f"  {self.margin.cases} drawn cases: largest error {self.margin.worst:.2g} of the {self.arithmetic}"
+                f" worst-case bound" + (f", {self.margin.suspect} suspect" if self.margin.suspect else "")
+            )
+        elif self.findings:
+            lines.append("  The rest was not compared: what was read leaves nothing to compare it with.")
+        lines += textwrap.wrap("; ".join(self.notes), 100, initial_indent="  ", subsequent_indent="  ")
+        return "\n".join(lines)
+
+
+def check(
+    target: str | Target | Callable[..., Any],
+    *,
+    seed: int = 0,
+    dtype: str = "float64",
+    cases: int = 80,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Check an attention function.
+
+    Parameters
+    ----------
+    target
+        ``"module:callable"``, a callable of the contract's form, or a `Target`; the contract stands in
+        `kvattn.testing.targets`.
+    seed
+        Seed of every case; the same seed gives the same report.
+    dtype
+        Element type of the inputs: ``"float64"``, ``"float32"`` or ``"float16"``.
+    cases
+        How many cases to draw after the read-outs.
+    progress
+        Called with the name of each step.
+
+    Returns
+    -------
+    Report
+        Verdict and findings.
+
+    Raises
+    ------
+    ArgumentError
+        Where the target is not of the contract's form, or dtype or a number is not legal.
+
+    Examples
+    --------
+    >>> from kvattn.testing.planted import Planted
+    >>> report = check(Planted(extra_keys=1, returns_lse=False))
+    >>> report.verdict, report.findings[0].fault_class
+    ('fault', 'window-off-by-one')
+    """
+    if dtype not in DTYPES:
+        raise ArgumentError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype}")
+    numbers: tuple[tuple[str, object], ...] = (("seed", seed), ("cases", cases))
+    for name, number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise ArgumentError(f"{name} must be an integer >= 0, got {number!r}")
+    if isinstance(target, str):
+        target = load(target)
+    elif not isinstance(target, Target):
+        target = target_of(target)
+    lab = Lab(target, seed=seed, dtype=dtype)
+    for name, needed, step in _STEPS:
+        if not lab.stopped and lab.can(*needed):
+            progress(name)
+            _run(lab, name, needed, step)
+    margin = None
+    if not lab.stopped:
+        progress("drawn cases")
+        margin = _draw(lab, cases)
+    return Report(
+        target=target.name,
+        findings=tuple(sorted(lab.findings, key=lambda finding: finding.kind)),
+        features=tuple(sorted(target.features)),
+        untested=target.untested,
+        dtype=dtype,
+        seed=seed,
+        arithmetic=lab.arithmetic.compute,
+        calls=lab.calls,
+        margin=margin,
+        notes=tuple(dict.fromkeys(lab.notes)),
+    )
+
+
+def _run(lab: Lab, name: str, needed: tuple[str, ...], step: Callable[[Lab], None]) -> None:
+    try:
+        step(lab)
+    except Refused as refused:
+        if not needed and step in {heads.read_heads, weights.read_weights}:
+            lab.stopped = True
+        lab.set_aside(*needed[-1:])
+        first = str(refused).partition(":")[0]
+        where = "on a plain call" if not needed else f"with {', '.join(needed)}"
+        reproduce = lab.last_line()
+        if isinstance(refused, Misshapen):
+            lab.add("unclassified", {"step": name}, f"{str(refused).capitalize()}, {where}.", reproduce=reproduce)
+        else:
+            detail = f"It raises {refused} {where}."
+            lab.add("unclassified", {"raised": first, "step": name}, detail, reproduce=reproduce)
+
+
+def _draw(lab: Lab, cases: int) -> Margin | None:
+    try:
+        differential.settle_arithmetic(lab)
+        return differential.read_drawn(lab, cases)
+    except Refused as refused:
+        lab.add("unclassified", {"raised": str(refused)}, f"It raises {refused}.", reproduce=lab.last_line())
+        return None

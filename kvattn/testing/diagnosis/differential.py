@@ -1,0 +1,339 @@
+"""What no read-out asked: drawn cases that mix options and stand at boundaries, against the definition.
+
+Each case takes at least two options where the target has two, sizes that differ from each other, and
+numbers one below, at and one above a boundary (the window, the length, a tile of 16, 32, 64 or 128 keys).
+The comparison is elementwise, against the worst-case bound of `kvattn.testing.tolerance`, under what
+the read-outs have learned.  A case that fails loses every option and makes every size smaller for as
+long as it fails; then the hypotheses that name faults are tried on it, and where none fits it is
+described by what was read out.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+import random
+
+import numpy as np
+
+from kvattn.testing.diagnosis.behaviour import HEAD_MAPS, SCALES, Behaviour
+from kvattn.testing.diagnosis.bends import BIAS
+from kvattn.testing.diagnosis.finding import Finding
+from kvattn.testing.diagnosis.lab import Difference, Lab, Refused
+from kvattn.testing.diagnosis.recipe import DRAWN, FLAT, LOUD, ONE_HOT, RANDOM, Recipe, Sizes
+from kvattn.testing.diagnosis.sight import MASK, agree, describe
+from kvattn.testing.diagnosis.totals import SINKS
+
+_SPARSE = "r.random(({B}, {Hq}, {T}, {S})) < 0.3"
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How the drawn cases went.
+
+    Attributes
+    ----------
+    cases
+        How many were compared.
+    worst
+        The largest error, in units of the worst-case bound.
+    suspect
+        How many had an error between the statistical and the worst-case bound.
+
+    Examples
+    --------
+    >>> Margin(cases=3, worst=0.1, suspect=0).cases
+    3
+    """
+
+    cases: int
+    worst: float
+    suspect: int
+
+
+def draw(lab: Lab, count: int) -> Iterator[Recipe]:
+    """Draw cases for a target: small ones, then a few that cross a tile.
+
+    Examples
+    --------
+    >>> from kvattn.testing.diagnosis.lab import planted
+    >>> [len(case.options) >= 2 for case in draw(Lab(planted()), 3)]
+    [True, True, True]
+    """
+    generator = random.Random(lab.seed)
+    texts = {"causal": "True", "mask": MASK, "bias": BIAS, "sinks": SINKS}
+    known = sorted(name for name in lab.target.features if lab.can(name))
+    if "mask" in known and "empty rows" not in lab.behaviour.without and lab.behaviour.mask == "may see":
+        texts["sparse"] = _SPARSE
+    for n in range(count):
+        hkv, group = generator.choice((1, 2, 3)), generator.choice((1, 2, 3))
+        if n % 8 == 7:
+            tile = generator.choice((16, 32, 64, 128))
+            s = tile + generator.choice((-1, 0, 1))
+            t, b, hkv, group = generator.choice((1, 2, 5)), 1, 1, generator.choice((1, 2))
+        else:
+            s, b = generator.randint(1, 11), generator.choice((1, 2, 3))
+            t = generator.choice((1, s, generator.randint(1, s)))
+        d = generator.choice((4, 6, 8, 16, 24))
+        sizes = Sizes(b, hkv * group, hkv, t, s, d, d)
+        chosen = [name for name in known if generator.random() < 0.45]
+        while len(chosen) < min(2, len(known)):
+            chosen = sorted({*chosen, generator.choice(known)})
+        if "window" in chosen and "causal" not in chosen:
+            chosen.append("causal")
+        while not lab.can(*chosen):
+            chosen.remove(generator.choice(chosen))
+            if "causal" not in chosen and "window" in chosen:
+                chosen.remove("window")
+        options = {}
+        for name in sorted(chosen):
+            if name == "window":
+                edge = generator.choice((1, 2, t, s - 1, s, s + 1, s // 2))
+                options[name] = str(max(1, edge + (lab.behaviour.extra_keys < 0)))
+            elif name in {"scale", "softcap"}:
+                options[name] = generator.choice(("0.07", "0.3", "1.1") if name == "scale" else ("0.6", "2.0", "30.0"))
+            elif name == "mask" and "sparse" in texts:
+                options[name] = generator.choice((MASK, _SPARSE))
+            else:
+                options[name] = texts[name]
+        scores = LOUD if generator.random() < 0.2 else DRAWN
+        yield replace(lab.case(sizes, scores, RANDOM, **options), seed=lab.seed + n)
+
+
+def read_drawn(lab: Lab, count: int = 80) -> Margin:
+    """Compare drawn cases; report the first failure of each kind.
+
+    Examples
+    --------
+    >>> from kvattn.testing.diagnosis.lab import planted
+    >>> lab = Lab(planted())
+    >>> read_drawn(lab, 8).worst < 1
+    True
+    """
+    cases, worst, suspect = 0, 0.0, 0
+    failures: list[tuple[float, int, Recipe]] = []
+    refusals = 0
+    for recipe in draw(lab, count):
+        if not _fair(lab, recipe):
+            continue
+        try:
+            difference = lab.compare(recipe)
+        except Refused as refused:
+            refusals += 1
+            case = lab.shrink(_fewer(recipe, lambda case: _refuses(lab, case)), lambda case: _refuses(lab, case))
+            lab.add(
+                "unclassified",
+                {"raised": str(refused).partition(":")[0], "options": [name for name, _ in case.options]},
+                f"It raises {refused}.",
+                reproduce=lab.line(case),
+            )
+        else:
+            cases += 1
+            worst = max(worst, difference.ratio)
+            suspect += difference.statistical > 1 >= difference.ratio
+            if difference.ratio > 1:
+                error = abs(difference.got - difference.expected)
+                failures.append((error if np.isfinite(error) else np.inf, -cases, recipe))
+        if refusals >= 3:
+            break
+    for _, _, recipe in sorted(failures, key=lambda failure: failure[:2], reverse=True)[:4]:  # the plainest first
+        _name(lab, recipe)
+    return Margin(cases, worst, suspect)
+
+
+def _fair(lab: Lab, recipe: Recipe) -> bool:
+    """Leave out rows that see nothing where those were found to differ."""
+    if "empty rows" not in lab.behaviour.without:
+        return True
+    return bool(lab.behaviour.visible(recipe.build()).any(-1).all())
+
+
+def _refuses(lab: Lab, recipe: Recipe) -> bool:
+    try:
+        lab.see(recipe)
+    except Refused:
+        return True
+    return False
+
+
+def _fails(lab: Lab, recipe: Recipe, step: float = 0.0) -> bool:
+    """Say whether a case is outside the bound, and by more than a step."""
+    try:
+        if not _fair(lab, recipe):
+            return False
+        found = lab.compare(recipe)
+    except (Refused, IndexError):
+        return False
+    near = abs(found.got - found.expected) <= step * (1 + abs(found.expected))
+    return found.ratio > 1 and not near
+
+
+def _fewer(recipe: Recipe, still: Callable[[Recipe], bool]) -> Recipe:
+    """Drop every option that the failure does not need."""
+    for name, _ in recipe.options:
+        rest = tuple(item for item in recipe.options if item[0] != name)
+        names = {item[0] for item in rest}
+        if "window" in names and "causal" not in names:
+            continue
+        if still(replace(recipe, options=rest)):
+            return _fewer(replace(recipe, options=rest), still)
+    return recipe
+
+
+def _name(lab: Lab, recipe: Recipe) -> None:
+    step = next(step for step in (2e-2, 1e-3, 1e-6, 0.0) if _fails(lab, recipe, step))
+
+    def still(case: Recipe) -> bool:
+        return _fails(lab, case, step)
+
+    recipe = _fewer(lab.shrink(_fewer(recipe, still), still), still)
+    names = [name for name, _ in recipe.options]
+    difference = lab.compare(recipe)
+    size = recipe.sizes
+    where = f"B={size.B}, Hq={size.Hq}, Hkv={size.Hkv}, T={size.T}, S={size.S}, D={size.D}"
+    when = f"with {', '.join(names)}" if names else "without options"
+    for fault_class, parameters, words in _explanations(lab, recipe):
+        detail = f"{words}, {when}, at {where}."
+        _record(lab, fault_class, {**parameters, "options": names}, detail, recipe, difference)
+        return
+    read = _described(lab, recipe)
+    if read is not None:
+        fault_class, parameters, words = read
+        _record(lab, fault_class, {**parameters, "options": names}, f"{words}, {when}, at {where}.", recipe, difference)
+        return
+    detail = (
+        f"{difference.channel}{list(difference.place)} is {difference.got:.6g}, expected {difference.expected:.6g}"
+        f" ({difference.ratio:.3g} times the worst-case bound), {when}, at {where}."
+    )
+    _record(lab, "unclassified", {"options": names}, detail, recipe, difference)
+
+
+def _record(
+    lab: Lab, fault_class: str, parameters: dict[str, object], detail: str, recipe: Recipe, difference: Difference
+) -> None:
+    similar = [f for f in lab.findings if f.fault_class == fault_class]
+    if any(f.parameters.get("options") == parameters["options"] for f in similar):
+        return
+    lab.findings.append(
+        Finding(
+            fault_class,
+            "convention" if fault_class in lab.target.conventions else "fault",
+            parameters,
+            detail,
+            lab.line(recipe, difference.channel),
+        )
+    )
+
+
+def _explanations(lab: Lab, recipe: Recipe) -> Iterator[tuple[str, dict[str, object], str]]:
+    """Yield what explains a failing case exactly: one change of behaviour, or an option that is lost."""
+    now = lab.behaviour
+    changes: list[tuple[str, dict[str, object], str, Behaviour]] = []
+    names = {name for name, _ in recipe.options}
+    if "causal" in names:
+        other = "top_left" if now.anchor == "bottom_right" else "bottom_right"
+        changes.append(("causal-align", {"anchor": other}, f"The anchor is {other}", replace(now, anchor=other)))
+        for shift in (-1, 1):
+            moved = replace(now, shift=now.shift + shift)
+            changes.append(("causal-align", {"shift": shift}, f"Queries are moved by {shift}", moved))
+    if "window" in names:
+        for extra in (-1, 1):
+            wider = replace(now, extra_keys=now.extra_keys + extra)
+            words = f"The window shows W {'+' if extra > 0 else '-'} 1 keys"
+            changes.append(("window-off-by-one", {"extra": extra}, words, wider))
+    if recipe.sizes.Hq != recipe.sizes.Hkv:
+        for rule in HEAD_MAPS:
+            mapped = replace(now, key_map=rule, value_map=rule)
+            changes.append(("gqa-map", {"map": rule}, f"Query head h reads head {rule}", mapped))
+    if "scale" not in names:
+        for rule in SCALES:
+            changes.append(("scale", {"rule": rule}, f"The default scale is {rule}", replace(now, scale=rule)))  # noqa: PERF401
+    if "mask" in names:
+        changes.append(
+            ("mask-polarity", {"true_means": "blocked"}, "The mask is reversed", replace(now, mask="blocked"))
+        )
+    for fault_class, parameters, words, behaviour in changes:
+        if behaviour != now and _explained(lab, recipe, behaviour):
+            yield fault_class, parameters, words
+    for name in sorted(names):
+        lost = tuple(item for item in recipe.options if item[0] not in {name, "window" if name == "causal" else name})
+        if _explained(lab, recipe, now, lost):
+            kind = "softcap" if name == "softcap" else "sink" if name == "sinks" else "scale" if name == "scale" else ""
+            yield kind or "mask-dropped", {"argument": name, "with": sorted(names - {name})}, f"{name} is lost"
+
+
+def _explained(
+    lab: Lab, recipe: Recipe, behaviour: Behaviour, options: tuple[tuple[str, str], ...] | None = None
+) -> bool:
+    """Say whether the target's output is what another behaviour, or fewer options, would give."""
+    seen = lab.see(recipe)
+    built = seen.built
+    if options is not None:
+        kept = {name for name, _ in options}
+        built = built._replace(options={name: value for name, value in built.options.items() if name in kept})
+    expected = behaviour.expected(built).out
+    with np.errstate(invalid="ignore"):
+        if not bool((np.abs(seen.out - expected) <= 10 * lab.sharp * (1 + np.abs(expected))).all()):
+            return False
+    return bool(np.abs(expected - lab.behaviour.expected(seen.built).out).max() > 20 * lab.sharp)
+
+
+def _described(lab: Lab, recipe: Recipe) -> tuple[str, dict[str, object], str] | None:
+    """Read the probabilities of a failing case: who sees whom, or which scores are off."""
+    size = recipe.sizes
+    wide = max(size.S, size.Dv)
+    onehot = replace(recipe, sizes=replace(size, D=max(size.D, wide), Dv=max(size.D, wide)), values=ONE_HOT)
+    flat = replace(onehot, scores=FLAT)
+    if _fails(lab, flat):  # without the scores, who sees whom stands out
+        onehot = flat
+    elif not _fails(lab, onehot):
+        return None
+    read, weights = lab.support(onehot), lab.weights(onehot)
+    built = onehot.build()
+    wanted = lab.behaviour.visible(built)
+    if not agree(wanted, read):
+        parameters, words = describe(wanted, read)
+        return "mask-compose", parameters, f"{words[0].upper()}{words[1:]}"
+    expected = lab.behaviour.expected(built).out[..., : size.S]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        off = np.where(expected > 0, np.log(weights) - np.log(expected), 0)
+    off = np.where(np.isfinite(off), off, 0)
+    b, h, t, j = (int(i) for i in np.unravel_index(int(np.argmax(np.abs(off))), off.shape))
+    row = np.round(weights[b, h, t], 4).tolist()
+    if len(row) > 8 or abs(off[b, h, t, j]) < 1e-3:
+        words = f"The log weight of key {j} in row {t} of head {h} is off by {off[b, h, t, j]:.3g}"
+    else:
+        words = f"Row {t} of head {h} has weights {row}, expected {np.round(expected[b, h, t], 4).tolist()}"
+    return "unclassified", {"row": [b, h, t], "key": j, "log_weight_off_by": round(float(off[b, h, t, j]), 6)}, words
+
+
+def settle_arithmetic(lab: Lab) -> None:
+    """Fall back to float32 bounds for a target that takes float64 and computes in float32.
+
+    Examples
+    --------
+    >>> from kvattn.testing.targets import target_of
+    >>> def single(q, k, v):
+    ...     s = (q @ np.swapaxes(k, 2, 3)).astype(np.float32) / np.float32(q.shape[3] ** 0.5)
+    ...     e = np.exp(s - s.max(-1, keepdims=True))
+    ...     return (e / e.sum(-1, keepdims=True)) @ v.astype(np.float32)
+    >>> lab = Lab(target_of(single), grouped=False)
+    >>> settle_arithmetic(lab)
+    >>> lab.arithmetic.compute
+    'float32'
+    """
+    cases = [lab.case(Sizes(2, 6, 2, 5, n, 26, 26), DRAWN, RANDOM) for n in (7, 40)]
+    stores = lab.see(cases[0]).dtype
+    widths = ("float64", "float32", "float16")
+    if stores not in widths:
+        stores = "float64"
+    compute = max(lab.dtype, "float32" if lab.dtype == "float16" else lab.dtype, stores, key=widths.index)
+    if lab.dtype == "float16":
+        compute = "float16"
+    lab.arithmetic = replace(lab.arithmetic, compute=compute, accumulate=compute, store=compute)
+    if compute != "float64" or max(lab.compare(case).ratio for case in cases) <= 1:
+        return
+    exact = lab.arithmetic
+    lab.arithmetic = replace(exact, compute="float32", accumulate="float32", store="float32")
+    if max(lab.compare(case).ratio for case in cases) > 1:
+        lab.arithmetic = exact
+        return
+    lab.notes.append("It takes float64 and answers to float32 precision; the bounds are float32's.")

@@ -1,0 +1,429 @@
+"""The bench on which a target is run, read and compared.
+
+`Lab` runs recipes, reads probabilities out of the outputs, keeps what has been learned about the
+target, and turns a difference into a `Finding`: it makes the case small and writes the line that
+shows it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvattn.testing.diagnosis.behaviour import Behaviour, sizes_of
+from kvattn.testing.diagnosis.finding import Finding, Kind
+from kvattn.testing.diagnosis.recipe import ONE_HOT, Built, Recipe, Sizes
+from kvattn.testing.planted import Planted
+from kvattn.testing.targets import Result, Target, target_of
+from kvattn.testing.tolerance import Arithmetic, bounds
+from kvattn.typing import Visible
+
+CONTRACT = Behaviour()
+
+
+class Refused(Exception):  # noqa: N818 - not an error of kvattn's: the target raised
+    """The target raised.
+
+    >>> str(Refused("ValueError: no"))
+    'ValueError: no'
+    """
+
+
+class Misshapen(Refused):
+    """The target returned something of another shape.
+
+    >>> issubclass(Misshapen, Refused)
+    True
+    """
+
+
+class Seen(NamedTuple):
+    """A case and what the target made of it, in float64."""
+
+    built: Built
+    out: NDArray[np.float64]
+    lse: NDArray[np.float64] | None
+    dtype: str
+
+
+class Difference(NamedTuple):
+    """The element farthest outside its bound.
+
+    ``ratio`` is the error in units of the worst-case bound; NaN against a number is infinitely far.
+    """
+
+    channel: str
+    place: tuple[int, ...]
+    got: float
+    expected: float
+    ratio: float
+    statistical: float
+
+
+@dataclass
+class Lab:
+    """A target on the bench.
+
+    Attributes
+    ----------
+    target
+        What is tested.
+    seed
+        Seed of every case.
+    dtype
+        Element type of the inputs.
+    behaviour
+        What is known by now.
+    arithmetic
+        Number formats that the bounds are computed for.
+    findings, notes
+        What was found, and what the reader should know besides.
+    calls
+        How often the target ran.
+    grouped
+        Whether it takes fewer key/value heads than query heads.
+    last
+        The case that ran last.
+    apart
+        Pairs of keywords that are known to go wrong together: left out of later cases.
+    stopped
+        Whether what was read so far makes further readings meaningless.
+
+    Examples
+    --------
+    >>> from kvattn.testing.diagnosis.recipe import FLAT
+    >>> lab = Lab(planted())
+    >>> lab.weights(lab.case(Sizes(T=1, S=2), FLAT))[0, 0]
+    array([[0.5, 0.5]])
+    """
+
+    target: Target
+    seed: int = 0
+    dtype: str = "float64"
+    behaviour: Behaviour = CONTRACT
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    calls: int = 0
+    grouped: bool = True
+    stopped: bool = False
+    last: Recipe | None = None
+    apart: set[frozenset[str]] = field(default_factory=set)
+
+    def case(
+        self, sizes: Sizes, scores: tuple[str, str] | None = None, values: str = ONE_HOT, **options: str
+    ) -> Recipe:
+        """Return a recipe in this lab's dtype and seed, with as many key/value heads as the target takes.
+
+        ``D`` and ``Dv`` are raised so that one-hot values fit.
+
+        >>> Lab(planted()).case(Sizes(S=9), causal="True").sizes.Dv
+        9
+        """
+        if not self.grouped:
+            sizes = replace(sizes, Hkv=sizes.Hq)
+        if values == ONE_HOT and sizes.Dv < sizes.S:
+            sizes = replace(sizes, Dv=sizes.S, D=max(sizes.D, sizes.S))
+        recipe = Recipe(sizes, values=values, options=tuple(options.items()), dtype=self.dtype, seed=self.seed)
+        return recipe if scores is None else replace(recipe, scores=scores)
+
+    @property
+    def sharp(self) -> float:
+        """How closely a fit must agree with what it is fitted to.
+
+        >>> Lab(planted()).sharp
+        1e-05
+        """
+        return {"float64": 1e-5, "float32": 1e-4}.get(self.dtype, 2e-2)
+
+    def set_aside(self, *keywords: str) -> None:
+        """Leave keywords out of all later cases.
+
+        >>> lab = Lab(planted())
+        >>> lab.set_aside("bias")
+        >>> lab.can("bias")
+        False
+        """
+        self.behaviour = replace(self.behaviour, without=self.behaviour.without | set(keywords))
+
+    def can(self, *keywords: str) -> bool:
+        """Say whether the target takes these keywords, together, and none of them is set aside.
+
+        >>> Lab(planted()).can("causal", "window")
+        True
+        """
+        pairs = (frozenset((a, b)) for a in keywords for b in keywords if a != b)
+        return (
+            self.target.features.issuperset(keywords)
+            and not self.behaviour.without & set(keywords)
+            and not any(pair in self.target.exclusive or pair in self.apart for pair in pairs)
+        )
+
+    def run(self, built: Built) -> Result:
+        """Run the target once on its own copies of the arrays.
+
+        Raises
+        ------
+        Refused
+            With what the target raised.
+
+        Examples
+        --------
+        >>> Lab(planted()).run(Recipe(Sizes()).build()).out.shape
+        (1, 1, 4, 4)
+        """
+        self.calls += 1
+        arrays = (built.q.copy(), built.k.copy(), built.v.copy())
+        options = {name: x.copy() if isinstance(x, np.ndarray) else x for name, x in built.options.items()}
+        try:
+            return self.target(*arrays, options)
+        except Exception as error:
+            raise Refused(f"{type(error).__name__}: {error}".splitlines()[0][:160]) from error
+
+    def see(self, recipe: Recipe) -> Seen:
+        """Build and run a case.
+
+        Raises
+        ------
+        Refused
+            Where the target raises, or returns something of another shape.
+
+        Examples
+        --------
+        >>> Lab(planted()).see(Recipe(Sizes(), dtype="float32")).dtype
+        'float32'
+        """
+        built = recipe.build()
+        self.last = recipe
+        result = self.run(built)
+        wanted = (*built.q.shape[:3], built.v.shape[3])
+        if result.out.shape != wanted:
+            raise Misshapen(f"out has shape {result.out.shape}, expected {wanted}")
+        if result.lse is not None and result.lse.shape != wanted[:3]:
+            raise Misshapen(f"lse has shape {result.lse.shape}, expected {wanted[:3]}")
+        lse = None if result.lse is None else result.lse.astype(np.float64)
+        return Seen(built, result.out.astype(np.float64), lse, str(result.out.dtype))
+
+    def weights(self, recipe: Recipe) -> NDArray[np.float64]:
+        """Read the probabilities ``[B, Hq, T, S]`` of a case with one-hot values.
+
+        >>> from kvattn.testing.diagnosis.recipe import FLAT
+        >>> lab = Lab(planted())
+        >>> lab.weights(lab.case(Sizes(T=1, S=4), FLAT))[0, 0]
+        array([[0.25, 0.25, 0.25, 0.25]])
+        """
+        return self.see(recipe).out[..., : recipe.sizes.S]
+
+    def support(self, recipe: Recipe) -> Visible:
+        """Read who sees whom, ``[B, Hq, T, S]``: weights that are not negligible in their row, and NaN.
+
+        >>> from kvattn.testing.diagnosis.recipe import FLAT
+        >>> lab = Lab(planted())
+        >>> lab.support(lab.case(Sizes(T=2, S=2), FLAT, causal="True"))[0, 0]
+        array([[ True, False],
+               [ True,  True]])
+        """
+        weights = self.weights(recipe)
+        top = np.nanmax(np.abs(weights), axis=-1, keepdims=True, initial=0)
+        return np.asarray(~(np.abs(weights) <= 1e-6 * top))
+
+    def scores(self, built: Built) -> NDArray[np.float64]:
+        """Return q·k ``[B, Hq, T, S]`` under the known head map, unscaled.
+
+        >>> ones = Recipe(Sizes(T=1, S=2), scores=("np.ones((1, 1, 1, 4))", "np.ones((1, 1, 2, 4))"))
+        >>> Lab(planted()).scores(ones.build())[0, 0]
+        array([[4., 4.]])
+        """
+        heads = self.behaviour.heads("key", built.q.shape[1], built.k.shape[1])
+        q, k = built.q.astype(np.float64), built.k.astype(np.float64)
+        return np.asarray(np.einsum("bhtd,bhsd->bhts", q, k[:, heads]))
+
+    def compare(self, recipe: Recipe, behaviour: Behaviour | None = None) -> Difference:
+        """Run a case and compare it with what the behaviour (what is known by now) gives.
+
+        >>> Lab(planted()).compare(Recipe(Sizes())).ratio < 1
+        True
+        """
+        behaviour = self.behaviour if behaviour is None else behaviour
+        seen = self.see(recipe)
+        built, sizes = seen.built, sizes_of(seen.built)
+        expected = behaviour.expected(built)
+        right = np.asarray(expected.out, np.float64), np.asarray(expected.lse, np.float64)
+        wide = built._replace(
+            k=built.k[:, behaviour.heads("key", sizes.Hq, sizes.Hkv)],
+            v=built.v[:, behaviour.heads("value", sizes.Hq, sizes.Hkv)],
+        )
+        options = built.options
+        limit = bounds(
+            *wide[:3],
+            arithmetic=self.arithmetic,
+            scale=behaviour.used_scale(sizes, options.get("scale")),
+            softcap=options.get("softcap"),
+            bias=options.get("bias"),
+            visible=behaviour.visible(built),
+            sinks=options.get("sinks"),
+        )
+        found = _farthest("out", seen.out, right[0], limit.worst, limit.statistical)
+        if seen.lse is None or "lse" in behaviour.without:
+            return found
+        factor = max(1.0, abs(behaviour.lse_factor))
+        lse = _farthest("lse", seen.lse, right[1], factor * limit.lse_worst, factor * limit.lse_statistical)
+        return max(found, lse, key=lambda difference: difference.ratio)
+
+    def add(
+        self,
+        fault_class: str,
+        parameters: dict[str, Any],
+        detail: str,
+        recipe: Recipe | None = None,
+        *,
+        channel: str = "out",
+        kind: Kind | None = None,
+        reproduce: str = "",
+    ) -> None:
+        """Record a finding, with the smallest case that still shows it.
+
+        A finding that was recorded before, with the same parameters, is not repeated.
+
+        >>> lab = Lab(planted())
+        >>> lab.add("scale", {"used": 1.0}, "The scores are not scaled.", reproduce="f(q, k, v)")
+        >>> len(lab.findings)
+        1
+        """
+        if kind is None:
+            kind = "convention" if fault_class in self.target.conventions else "fault"
+        if any(f.fault_class == fault_class and f.parameters == parameters for f in self.findings):
+            return
+        if recipe is not None:
+            for step in (2e-2, 1e-3, 1e-9):  # a difference that the eye can see, where there is one
+                if self._shows(recipe, channel, step):
+                    recipe = self.shrink(recipe, lambda case, step=step: self._shows(case, channel, step))  # type: ignore[misc]
+                    break
+            reproduce = self.line(recipe, channel)
+        self.findings.append(Finding(fault_class, kind, parameters, detail, reproduce))
+
+    def shrink(self, recipe: Recipe, still: Callable[[Recipe], bool]) -> Recipe:
+        """Make the sizes smaller for as long as the case still shows what it showed.
+
+        >>> Lab(planted()).shrink(Recipe(Sizes(T=4, S=4)), lambda case: case.sizes.S > 2).sizes.S
+        3
+        """
+        if not still(recipe):
+            return recipe
+        budget = 300
+        again = True
+        while again and budget > 0:
+            again = False
+            for smaller in recipe.smaller():
+                budget -= 1
+                if still(smaller):
+                    recipe, again = smaller, True
+                    break
+        return recipe
+
+    def line(self, recipe: Recipe, channel: str = "out") -> str:
+        """Return Python that prints the row that differs most, and what the contract expects there.
+
+        >>> from kvattn.testing.diagnosis.recipe import FLAT
+        >>> Lab(planted()).line(Recipe(Sizes(T=1, S=1, D=1, Dv=1), FLAT, "np.ones((1, 1, 1, 1))")).split("; ")[-1]
+        "print(np.round(np.asarray(f(q, k, v)[0])[0, 0, 0].astype(float), 17).tolist(), 'expected', [1.0])"
+        """
+        try:
+            seen = self.see(recipe)
+        except Misshapen:
+            sizes = recipe.sizes
+            wanted = (sizes.B, sizes.Hq, sizes.T, sizes.Dv)
+            show = f"print([np.shape(x) for x in ({recipe.call()},)], 'expected', {wanted})"
+            return "; ".join([*self._opening(), recipe.code(), show])
+        except Refused:
+            return "; ".join([*self._opening(), recipe.code(), recipe.call()])
+        expected = CONTRACT.expected(seen.built)
+        got, right = (seen.out, expected.out) if channel == "out" or seen.lse is None else (seen.lse, expected.lse)
+        want = np.asarray(right, np.float64)
+        place = _place(got, want)
+        row = place[:3]
+        with np.errstate(invalid="ignore"):
+            distance = np.abs(got[row] - want[row])
+        digits = 4 if (distance > 1e-3).any() or np.isnan(got[row]).any() else 17
+        index = "" if seen.lse is None else "[0]" if channel == "out" else "[1]"
+        call = f"np.asarray({recipe.call()}{index})[{', '.join(map(str, row))}]"
+        wanted = np.round(want[row], digits).tolist()
+        show = f"print(np.round({call}.astype(float), {digits}).tolist(), 'expected', {_literal(wanted)})"
+        return "; ".join([*self._opening(), recipe.code(), show])
+
+    def last_line(self) -> str:
+        """Return Python that runs the case that ran last.
+
+        >>> Lab(planted()).last_line()
+        ''
+        """
+        return "" if self.last is None else self.line(self.last)
+
+    def script(self, text: str) -> str:
+        """Put the imports in front of statements that use ``f``.
+
+        >>> Lab(planted()).script("print(f)")
+        'import numpy as np; print(f)'
+        """
+        return "; ".join([*self._opening(), text])
+
+    def _opening(self) -> list[str]:
+        return ["import numpy as np", *([self.target.setup] if self.target.setup else [])]
+
+    def _shows(self, recipe: Recipe, channel: str, step: float) -> bool:
+        """Say whether the target is off the contract by more than a step."""
+        try:
+            seen = self.see(recipe)
+        except (Refused, IndexError):  # an edit may name a row that a smaller case has not
+            return False
+        expected = CONTRACT.expected(seen.built)
+        got, want = (seen.out, expected.out) if channel == "out" else (seen.lse, expected.lse)
+        if got is None:
+            return False
+        with np.errstate(invalid="ignore"):
+            fine = (np.abs(got - want) <= step * (1 + np.abs(want))) | (got == want) | np.isnan(want)
+            return not bool(fine.all())
+
+
+def planted(**faults: Any) -> Target:
+    """Return a `kvattn.testing.planted.Planted` as a target: something to try a bench on.
+
+    >>> sorted(planted(extra_keys=1).features)
+    ['bias', 'causal', 'mask', 'scale', 'sinks', 'softcap', 'window']
+    """
+    return target_of(Planted(**faults))
+
+
+def _literal(value: Any) -> str:
+    """Write a nested list of floats as Python that evaluates to it."""
+    text = repr(value)
+    return text.replace("nan", "np.nan").replace("inf", "np.inf")
+
+
+def _place(got: NDArray[np.float64], want: NDArray[np.float64]) -> tuple[int, ...]:
+    with np.errstate(invalid="ignore"):
+        far = np.where(got == want, 0, np.abs(got - want))
+    far = np.where(np.isnan(want), -1, np.where(np.isnan(far), np.inf, far))
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(far)), far.shape))
+
+
+def _farthest(
+    channel: str,
+    got: NDArray[np.float64],
+    want: NDArray[np.float64],
+    worst: NDArray[np.float64],
+    statistical: NDArray[np.float64],
+) -> Difference:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        far = np.where(got == want, 0, np.abs(got - want))
+        ratio = np.where(far == 0, 0, far / worst)
+        softly = np.where(far == 0, 0, far / statistical)
+    ratio = np.where(np.isnan(ratio), np.inf, ratio)
+    if not ratio.size:
+        return Difference(channel, (), 0.0, 0.0, 0.0, 0.0)
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
+    return Difference(
+        channel, index, float(got[index]), float(want[index]), float(ratio[index]), float(np.nanmax(softly))
+    )
