@@ -17,6 +17,7 @@ INVENTORY = """\
 # Version:
 # The remainder of this file is compressed using zlib.
 """
+ELSEWHERE = {"torch", "jax", "onnx", "transformers", "hypothesis", "pytest"}
 sys.path.insert(0, str(HERE.parent))
 
 project = "kvattn"
@@ -64,12 +65,12 @@ def find_elsewhere(app: Sphinx, env: BuildEnvironment, node: pending_xref, conte
 
     ``kvattn.attend`` is followed to where it is defined; ``Paged.append`` and ``append`` are found where
     only one place, in this module or else anywhere, has that name; what is no name, such as a command
-    line, stays as it is.
+    line, or a name of another library, stays as it is.
     """
     target, python = node["reftarget"], env.domains["py"]
     if node["reftype"] != "obj":
         return None
-    if not target.replace(".", "").isidentifier():
+    if not target.replace(".", "").isidentifier() or target.partition(".")[0] in ELSEWHERE:
         return content
     module, _, name = target.rpartition(".")
     thing = getattr(sys.modules.get(module), name, None)
