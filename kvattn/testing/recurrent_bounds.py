@@ -257,7 +257,7 @@ def layer_bound(layer: GatedDelta, x: Array, chunk: int | None = None) -> Floats
         return value, slope * moved + (20 + 8 * np.abs(z)) * unit * np.abs(value)
 
     def by_head(rows: Floats, count: int) -> Floats:
-        split = rows.reshape(*rows.shape[:2], count, -1).swapaxes(1, 2)
+        split = rows.reshape(*rows.shape[:2], count, rows.shape[2] // count).swapaxes(1, 2)
         return np.repeat(split, heads // count, axis=1)
 
     pairs = [project(w) for w in (layer.query, layer.key, layer.value)]

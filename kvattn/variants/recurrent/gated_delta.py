@@ -169,6 +169,8 @@ class GatedDelta:
         self._check_shapes()
         if self.scale is not None:
             object.__setattr__(self, "scale", _number("scale", self.scale, -math.inf))
+        if not isinstance(self.negative_eigenvalues, (bool, np.bool_)):
+            raise ArgumentError(f"negative_eigenvalues must be True or False, got {self.negative_eigenvalues!r}")
         for name in ("norm_epsilon", "length_epsilon"):
             object.__setattr__(self, name, _number(name, getattr(self, name), 0.0))
 
@@ -229,15 +231,15 @@ class GatedDelta:
         mixed = np.concatenate(raw, axis=-1)
         if self.convolution is not None:
             taps = self.convolution.shape[1]
-            before = np.concatenate([np.zeros_like(mixed[:, :1])] * (taps - 1) + [mixed], axis=1)
-            windows = np.lib.stride_tricks.sliding_window_view(before, taps, axis=1)  # [B, T, C, c]
-            mixed = np.einsum("btcn,cn->btc", windows, self.convolution)
+            lag = np.subtract.outer(np.arange(length), np.arange(length))
+            band = self.convolution[:, np.clip(taps - 1 - lag, 0, taps - 1)] * ((lag >= 0) & (lag < taps))
+            mixed = np.einsum("ctj,bjc->btc", band, mixed)
         mixed = mixed * np.exp(-np.logaddexp(0, -mixed))
         width, heads = self.query.shape[1] // self.key_heads, self.log_rate.size
         edge = self.key_heads * width
         q = mixed[..., :edge].reshape(batch, length, self.key_heads, width)
         k = mixed[..., edge : 2 * edge].reshape(batch, length, self.key_heads, width)
-        v = mixed[..., 2 * edge :].reshape(batch, length, heads, -1)
+        v = mixed[..., 2 * edge :].reshape(batch, length, heads, self.norm.size)
         q, k = (
             (rows / np.sqrt(np.einsum("bthd,bthd->bth", rows, rows) + self.length_epsilon)[..., None])[
                 :, :, np.arange(heads) // (heads // self.key_heads)
@@ -289,7 +291,7 @@ class GatedDelta:
         ((1, 3, 1), 3)
         """
         x = check_hidden("x", x, cache.batch, *self._hidden)
-        memory = cache.state
+        memory = self._check_memory(cache.state)
         charge(Tally(kv_read=memory.state.nbytes + memory.rows.nbytes))
         f = self._features(x, memory.rows)
         o, states = recurrent(*f[:5], memory.state, scale=self.scale, keep=1 + self.rollback)
@@ -364,6 +366,17 @@ class GatedDelta:
     @property
     def _hidden(self) -> tuple[int, "np.dtype[Any]"]:
         return self.query.shape[0], self.query.dtype
+
+    def _check_memory(self, memory: Memory) -> Memory:
+        """Refuse the state of another layer."""
+        wanted, shapes = ([a.shape for a in m] for m in (self._blank(len(memory.state)), memory))
+        dtype, held = self.query.dtype, memory.state.dtype
+        words = f"cache must hold states of shapes {wanted} and dtype {dtype}, got {shapes} and {held}"
+        if shapes != wanted:
+            raise ShapeError(words)
+        if held != dtype:
+            raise DtypeError(words)
+        return memory
 
     def _blank(self, batch: int) -> Memory:
         heads, width = self.log_rate.size, self.query.shape[1] // self.key_heads
