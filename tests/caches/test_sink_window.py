@@ -118,17 +118,17 @@ class ForgetsSinks(SinkWindow[KeyValue]):
         return replace(SinkWindow.append(replace(self, sinks=0), rows), sinks=self.sinks)
 
 
-class ForgetsNothing(SinkWindow[KeyValue]):
+class ForgetsNothing(SinkWindow[Any]):
     """Everything stays."""
 
-    def append(self, rows: Any) -> SinkWindow[KeyValue]:
+    def append(self, rows: Any) -> SinkWindow[Any]:
         return replace(self, memory=self.memory.append(rows))
 
 
-class GoesBackInSilence(SinkWindow[KeyValue]):
+class GoesBackInSilence(SinkWindow[Any]):
     """A length that is no longer remembered is returned to with a hole in the window (mlx-lm #1427)."""
 
-    def truncate(self, length: Any) -> SinkWindow[KeyValue]:
+    def truncate(self, length: Any) -> SinkWindow[Any]:
         try:
             return super().truncate(length)
         except RollbackError:
