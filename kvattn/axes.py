@@ -56,8 +56,9 @@ def sizes(*arguments: tuple[str, Any, str]) -> dict[str, int]:
         letters = specification.split()
         shape = tuple(int(n) for n in array.shape)
         fits = len(shape) == len(letters)
+        here = dict(bound)
         for letter, size in zip(letters, shape, strict=False):
-            wanted = int(letter) if letter.isdigit() else bound.get(letter, size)
+            wanted = int(letter) if letter.isdigit() else here.setdefault(letter, size)
             fits = fits and wanted == size
         if not fits:
             known = ", ".join(f"{x}={bound[x]}" for x in letters if x in bound)
@@ -66,5 +67,5 @@ def sizes(*arguments: tuple[str, Any, str]) -> dict[str, int]:
                 + (f" with {known}" if known else "")
                 + f", got {shape}"
             )
-        bound.update((letter, size) for letter, size in zip(letters, shape, strict=True) if not letter.isdigit())
+        bound = here
     return bound
