@@ -50,7 +50,7 @@ class AttentionOutputs(NamedTuple):
     Y
         ``[B, Hq, T, Dv]``, or ``[B, T, Hq·Dv]`` where the inputs have rank 3.
     present_key, present_value
-        ``[B, Hkv, S, D]`` and ``[B, Hkv, S, Dv]``, past included, in the dtype of the computation.
+        ``[B, Hkv, S, D]`` and ``[B, Hkv, S, Dv]``, past included; without a past they may be k and v themselves.
     qk_matmul_output
         ``[B, Hq, T, S]``, the stage that ``qk_matmul_output_mode`` names.
     """
