@@ -18,7 +18,7 @@ _SMALL_FLOATS = ("bfloat16", "float8", "float6", "float4")
 
 
 def floating(name: str, value: Any, dtype: DTypeLike = np.float64) -> Array:
-    """Read ``value`` as a floating array of ``dtype``.
+    """Read ``value`` as a floating array of ``dtype``, which may be ``value`` itself.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def floating(name: str, value: Any, dtype: DTypeLike = np.float64) -> Array:
         raise DtypeError(f"{name} must hold integers that float64 represents, at most 2**53, got dtype {array.dtype}")
     try:
         with np.errstate(over="raise"):
-            return array.astype(wanted)
+            return array.astype(wanted, copy=False)
     except FloatingPointError:
         raise DtypeError(f"{name} must hold numbers in the range of {wanted}, got larger ones") from None
 

@@ -83,7 +83,7 @@ def blocks_of(k: Array, v: Array, positions: Positions) -> tuple[KeyBlock, ...]:
         keys = np.zeros((heads, width, BLOCK), k.dtype)
         keys[:, :, :count] = k[:, start:stop].swapaxes(1, 2)
         if count == BLOCK:
-            found.append(KeyBlock(start, keys, np.ascontiguousarray(v[:, start:stop]), positions[start:stop], None))
+            found.append(KeyBlock(start, keys, v[:, start:stop], positions[start:stop], None))
             continue
         values = np.zeros((heads, BLOCK, v.shape[2]), v.dtype)
         values[:, :count] = v[:, start:stop]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvattn.caches.blocks import BLOCK
-from kvattn.core.tiles import ROW_LIMIT
+from kvattn.core.tiles import row_step
 from kvattn.counting import Tally
 from kvattn.typing import Answer, Mask, Span
 
@@ -101,8 +101,9 @@ def _sequence(shape: Shape, group: int, mask: Mask | None, b: int, softcap: bool
     wide = shape.width + shape.value_width
     total = Tally()
     met: dict[int, int] = {}
-    for first in range(0, group * shape.new, ROW_LIMIT):
-        row = np.arange(first, min(first + ROW_LIMIT, group * shape.new))
+    step = row_step(group)
+    for first in range(0, group * shape.new, step):
+        row = np.arange(first, min(first + step, group * shape.new))
         q = shape.past + row // group
         for start in range(0, shape.keys, BLOCK):
             slots = np.arange(start, min(start + BLOCK, shape.keys))

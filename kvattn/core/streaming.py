@@ -112,8 +112,8 @@ def attend(
     def work(tile: Tile) -> Tally:
         kv = range(kv_heads)[tile.heads]
         count = tile.rows.stop - tile.rows.start
-        some = q[tile.batch, kv.start * group : kv.stop * group].reshape(len(kv), group, length, width)
-        rows = score_rows(some, tile.rows)  # [h, R, D]
+        mine = tile.batch, slice(kv.start * group, kv.stop * group)
+        rows = score_rows(q[mine].reshape(len(kv), group, length, width), tile.rows)  # [h, R, D]
         row = np.minimum(np.arange(tile.rows.start, tile.rows.start + rows.shape[1]), tile.rows.stop - 1)
         place = Place(
             tile.batch,
@@ -125,9 +125,12 @@ def attend(
         mixed, total, done = _mix(rows, place, tile, pipeline, value_width, counted)
         if not np.isfinite(mixed[:, :count]).all():
             mixed, total, done = _mix(rows, place, tile, pipeline, value_width, counted, careful=True)
-        heads, at = place.heads[:, :count, 0], row[:count] // group
-        out[tile.batch, heads, at] = mixed[:, :count]
-        lse[tile.batch, heads, at] = total[:, :count]
+        tokens = slice(tile.rows.start // group, tile.rows.stop // group)
+        by_token = mixed[:, :count].reshape(len(kv), -1, group, value_width)
+        out[mine].reshape(len(kv), group, length, value_width)[:, :, tokens] = by_token.swapaxes(1, 2)
+        lse[mine].reshape(len(kv), group, length)[:, :, tokens] = (
+            total[:, :count].reshape(len(kv), -1, group).swapaxes(1, 2)
+        )
         return done
 
     threads = workers(tiles, width)

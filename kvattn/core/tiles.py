@@ -29,7 +29,7 @@ class Tile(NamedTuple):
     heads
         Its key/value heads.
     rows
-        Their score rows, of G·T.
+        Their score rows, of G·T: the whole groups of some tokens.
     blocks
         The blocks that some row may see, each with whether the mask must be looked at.
     """
@@ -49,19 +49,20 @@ def cut(
     mask: Mask | None,
 ) -> list[Tile]:
     """Cut the work: row tiles of about `ROW_LIMIT` rows, and heads together where rows are few."""
-    rows = group * length
+    rows, step = group * length, row_step(group)
     together = max(1, min(-(-kv_heads // 2), ROW_LIMIT // (-(-rows // ROWS) * ROWS)))
     tiles = []
     for b, held in enumerate(blocks):
-        for start in range(0, rows, ROW_LIMIT):
-            part = slice(start, min(start + ROW_LIMIT, rows))
-            at = q_positions[b, part.start // group : (part.stop - 1) // group + 1]
+        spans = (
+            [Span(int(block.positions.min()), int(block.positions.max())) for block in held] if mask is not None else []
+        )
+        for start in range(0, rows, step):
+            part = slice(start, min(start + step, rows))
+            at = q_positions[b, part.start // group : part.stop // group]
             span = Span(int(at.min()), int(at.max()))
             seen = []
-            for block in held:
-                answer = Answer.ALL
-                if mask is not None:
-                    answer = mask.block(b, span, Span(int(block.positions.min()), int(block.positions.max())))
+            for number, block in enumerate(held):
+                answer = Answer.ALL if mask is None else mask.block(b, span, spans[number])
                 if answer is not Answer.NONE:
                     seen.append((block, answer is Answer.LOOK))
             tiles += [
@@ -71,15 +72,27 @@ def cut(
     return tiles
 
 
+def row_step(group: int) -> int:
+    """Rows of a tile: about `ROW_LIMIT`, and the whole groups of some tokens.
+
+    >>> row_step(1), row_step(5), row_step(1000)
+    (256, 255, 1000)
+    """
+    return max(1, ROW_LIMIT // group) * group
+
+
 def score_rows(some: Array, part: slice) -> Array:
-    """Rows ``t·G + g`` of each key/value head, padded with zero rows to a multiple of 8: ``[h, R, D]``."""
+    """Rows ``t·G + g`` of ``[h, G, T, D]``, padded with zero rows to a multiple of 8: ``[h, R, D]``.
+
+    >>> score_rows(np.arange(4.0).reshape(1, 2, 2, 1), slice(0, 4))[0, :, 0]
+    array([0., 2., 1., 3., 0., 0., 0., 0.])
+    """
     heads, group, _, width = some.shape
-    first, last = part.start // group, (part.stop - 1) // group + 1
-    skip = part.start - first * group
     count = part.stop - part.start
     rows = np.zeros((heads, -(-count // ROWS) * ROWS, width), some.dtype)
-    near = some[:, :, first:last].swapaxes(1, 2).reshape(heads, -1, width)
-    rows[:, :count] = near[:, skip : skip + count]
+    rows[:, :count].reshape(heads, -1, group, width)[...] = some[
+        :, :, part.start // group : part.stop // group
+    ].swapaxes(1, 2)
     return rows
 
 
