@@ -78,15 +78,14 @@ class Trajectory:
     Examples
     --------
     >>> one = np.ones((1, 1, 2, 1))
-    >>> run = Trajectory(
-    ...     one, one, 4 * one, np.zeros((1, 1, 2)), np.ones((1, 1, 2)), np.zeros((1, 1, 1, 1)), 1.0, "float32"
-    ... )
+    >>> rate, blank = np.ones((1, 1, 2)), np.zeros((1, 1, 1, 1))
+    >>> run = Trajectory(one, one, 4 * one, 0 * rate, rate, blank, scale=1.0, dtype="float32")
     >>> run.out.ravel(), bool((run.recurrent() < 1e-5).all())
     (array([4., 4.]), True)
     """
 
     def __init__(
-        self, q: Array, k: Array, v: Array, log_decay: Array, beta: Array, state: Array, scale: float, dtype: str
+        self, q: Array, k: Array, v: Array, log_decay: Array, beta: Array, state: Array, *, scale: float, dtype: str
     ) -> None:
         self._q, self._k, self._v, self._g, self._beta, start = (
             np.asarray(x, np.float64) for x in (q, k, v, log_decay, beta, state)
@@ -113,7 +112,7 @@ class Trajectory:
         """Bound for the token-by-token form, ``[B, Hv, T, Dv]``.
 
         >>> one = np.ones((1, 1, 1, 1))
-        >>> run = Trajectory(one, one, one, one[0], one[0], one, 1.0, "float64")
+        >>> run = Trajectory(one, one, one, one[0], one[0], one, scale=1.0, dtype="float64")
         >>> bool(0 < run.recurrent()[0, 0, 0, 0] < 1e-13)
         True
         """
@@ -131,7 +130,7 @@ class Trajectory:
         """Bound for the sum over products of transitions, from an empty state.
 
         >>> one = np.ones((1, 1, 1, 1))
-        >>> run = Trajectory(one, one, one, one[0], one[0], 0 * one, 1.0, "float64")
+        >>> run = Trajectory(one, one, one, one[0], one[0], 0 * one, scale=1.0, dtype="float64")
         >>> bool(0 < run.unrolled()[0, 0, 0, 0] < 1e-13)
         True
         """
@@ -149,7 +148,7 @@ class Trajectory:
         """Bound for the chunked form.
 
         >>> one = np.ones((1, 1, 1, 1))
-        >>> run = Trajectory(one, one, one, one[0], one[0], one, 1.0, "float64")
+        >>> run = Trajectory(one, one, one, one[0], one[0], one, scale=1.0, dtype="float64")
         >>> bool(0 < run.chunked(4)[0, 0, 0, 0] < 1e-13)
         True
         """
@@ -190,7 +189,7 @@ class Trajectory:
         """What errors in the rule's inputs move its output by, ``[B, Hv, T, Dv]``.
 
         >>> one = np.ones((1, 1, 1, 1))
-        >>> run = Trajectory(one, one, one, 0 * one[0], one[0], 0 * one, 1.0, "float64")
+        >>> run = Trajectory(one, one, one, 0 * one[0], one[0], 0 * one, scale=1.0, dtype="float64")
         >>> nothing = Errors(0 * one[0], 0 * one[0], 1e-3 * one, 0 * one[0], 0 * one[0])
         >>> run.sensitivity(nothing).round(6)
         array([[[[0.0011]]]])
@@ -289,10 +288,10 @@ def layer_bound(layer: GatedDelta, x: Array, chunk: int | None = None) -> Floats
     scale = 1 / math.sqrt(edge // groups) if layer.scale is None else layer.scale
     blank = np.zeros((len(x), heads, edge // groups, layer.norm.size))
     across = [a.swapaxes(1, 2) for a in (log_decay, beta, decay_moved, beta_moved)]
-    run = Trajectory(*units, v, across[0], across[1], blank, scale, str(layer.query.dtype))
+    run = Trajectory(units[0], units[1], v, across[0], across[1], blank, scale=scale, dtype=str(layer.query.dtype))
     if chunk is None:
-        errors = Errors(*(2 * e for e in (*lengths, v_moved, across[2], across[3])))
-        apart = run.recurrent() + run.unrolled() + run.sensitivity(errors)
+        inputs = Errors(*(2 * e for e in (*lengths, v_moved, across[2], across[3])))
+        apart = run.recurrent() + run.unrolled() + run.sensitivity(inputs)
     else:
         apart = run.recurrent() + run.chunked(chunk)
 

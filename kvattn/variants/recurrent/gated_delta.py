@@ -227,39 +227,40 @@ class GatedDelta:
         at = read_positions("positions", positions, batch, length)
         if (np.diff(at, axis=1) != 1).any():
             raise PositionError("positions must each be one more than the one before, got a gap or another order")
-        raw = [np.einsum("btm,mc->btc", x, w) for w in (self.query, self.key, self.value)]
-        mixed = np.concatenate(raw, axis=-1)
+        width, heads = self.query.shape[1] // self.key_heads, self.log_rate.size
+
+        def sigmoid(z: Array) -> Array:
+            return np.exp(-np.logaddexp(0, -z))
+
+        def directions(rows: Array) -> Array:  # [B, T, Hv, Dk]
+            split = rows.reshape(batch, length, self.key_heads, width)
+            split = split / np.sqrt((split**2).sum(-1, keepdims=True) + self.length_epsilon)
+            return split[:, :, np.arange(heads) // (heads // self.key_heads)]
+
+        mixed = np.concatenate([np.einsum("btm,mc->btc", x, w) for w in (self.query, self.key, self.value)], axis=-1)
         if self.convolution is not None:
             taps = self.convolution.shape[1]
-            lag = np.subtract.outer(np.arange(length), np.arange(length))
-            band = self.convolution[:, np.clip(taps - 1 - lag, 0, taps - 1)] * ((lag >= 0) & (lag < taps))
+            back = np.subtract.outer(np.arange(length), np.arange(length))
+            band = self.convolution[:, np.clip(taps - 1 - back, 0, taps - 1)] * ((back >= 0) & (back < taps))
             mixed = np.einsum("ctj,bjc->btc", band, mixed)
-        mixed = mixed * np.exp(-np.logaddexp(0, -mixed))
-        width, heads = self.query.shape[1] // self.key_heads, self.log_rate.size
+        mixed = mixed * sigmoid(mixed)
         edge = self.key_heads * width
-        q = mixed[..., :edge].reshape(batch, length, self.key_heads, width)
-        k = mixed[..., edge : 2 * edge].reshape(batch, length, self.key_heads, width)
+        q, k = directions(mixed[..., :edge]), directions(mixed[..., edge : 2 * edge])
         v = mixed[..., 2 * edge :].reshape(batch, length, heads, self.norm.size)
-        q, k = (
-            (rows / np.sqrt(np.einsum("bthd,bthd->bth", rows, rows) + self.length_epsilon)[..., None])[
-                :, :, np.arange(heads) // (heads // self.key_heads)
-            ]
-            for rows in (q, k)
-        )
         g = -np.exp(self.log_rate) * np.logaddexp(0, np.einsum("btm,mh->bth", x, self.decay) + self.decay_bias)
-        beta = (1.0 + self.negative_eigenvalues) * np.exp(-np.logaddexp(0, -np.einsum("btm,mh->bth", x, self.beta)))
-        transition = np.exp(g)[..., None, None] * (
-            np.eye(width, dtype=x.dtype) - np.einsum("bth,bthd,bthe->bthde", beta, k, k)
-        )
+        beta = (1.0 + self.negative_eigenvalues) * sigmoid(np.einsum("btm,mh->bth", x, self.beta))
+        erased = np.einsum("bth,bthd,bthe->bthde", beta, k, k)
+        transition = np.exp(g)[..., None, None] * (np.eye(width, dtype=x.dtype) - erased)
         o = np.zeros_like(v)
         reader = q * (1.0 / math.sqrt(width) if self.scale is None else self.scale)
         for lag in range(length):  # reader: q_tᵀ A_t … A_{j+1} for all t >= lag, j = t - lag
-            answer = np.einsum("bthd,bthd->bth", reader, k[:, : length - lag]) * beta[:, : length - lag]
-            o[:, lag:] += answer[..., None] * v[:, : length - lag]
-            reader = np.einsum("bthd,bthde->bthe", reader, transition[:, : length - lag])[:, 1:]
+            j = slice(0, length - lag)
+            answer = np.einsum("bthd,bthd->bth", reader, k[:, j]) * beta[:, j]
+            o[:, lag:] += answer[..., None] * v[:, j]
+            reader = np.einsum("bthd,bthde->bthe", reader, transition[:, j])[:, 1:]
         normed = o / np.sqrt(np.mean(o**2, axis=-1, keepdims=True) + self.norm_epsilon) * self.norm
         gate = np.einsum("btm,mc->btc", x, self.gate)
-        gated = normed.reshape(gate.shape) * gate * np.exp(-np.logaddexp(0, -gate))
+        gated = normed.reshape(gate.shape) * gate * sigmoid(gate)
         return Attended(np.einsum("btc,cm->btm", gated, self.output), self._no_softmax(batch, length))
 
     def start(self, batch: int = 1) -> Snapshots[Memory]:

@@ -32,7 +32,9 @@ def layer_of(choices: Any, **options: Any) -> GatedDelta:
         value_width=choices.integer(1, 9, "Dv"),
         taps=pick(choices, (4, None, 1, 2), "c"),
     )
-    weights = {name: numbers(choices, s, dtype, name, s[0] ** -0.5 if len(s) > 1 else 1) for name, s in shapes.items()}
+    weights: dict[str, Any] = {
+        name: numbers(choices, s, dtype, name, s[0] ** -0.5 if len(s) > 1 else 1) for name, s in shapes.items()
+    }
     weights["log_rate"] += pick(choices, (0, 3, -6), "rate")
     return GatedDelta(
         **weights,
@@ -52,15 +54,15 @@ def cases(draw: Callable[..., Any]) -> Case:
     return Case(layer, x, cuts_of(choices, length), lambda _: layer, None, layer.rollback, depth=200 + 8 * length)
 
 
-def a_layer(seed=0, dtype=np.float64, taps=3, **options):
+def a_layer(seed: Any = 0, dtype: Any = np.float64, taps: Any = 3, **options: Any) -> Any:
     """M 4, Hk 2, Hv 4, Dk 3, Dv 2."""
     rng = np.random.default_rng(seed)
     shapes = weight_shapes(hidden=4, key_heads=2, heads=4, width=3, value_width=2, taps=taps)
-    weights = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    weights: dict[str, Any] = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
     return GatedDelta(**weights, key_heads=2, **options)
 
 
-def some_x(length, seed=1, batch=2, dtype=np.float64):
+def some_x(length: Any, seed: Any = 1, batch: Any = 2, dtype: Any = np.float64) -> Any:
     return np.random.default_rng(seed).standard_normal((batch, length, 4)).astype(dtype)
 
 
@@ -139,7 +141,7 @@ def by_hand(layer: GatedDelta, x: Any) -> Any:
         (2, {"length_epsilon": 0.5}),
     ],
 )
-def test_all_forms_equal_python_floats(dtype, taps, options):
+def test_all_forms_equal_python_floats(dtype: Any, taps: Any, options: Any) -> None:
     layer, x = a_layer(3, dtype, taps, **options), some_x(9, dtype=dtype)
     wanted, bound = by_hand(layer, x), layer_bound(layer, x)
     assert bound.max() < (1e-10 if dtype == np.float64 else 0.05)
@@ -152,7 +154,7 @@ def test_all_forms_equal_python_floats(dtype, taps, options):
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("law", LAWS)
 @given(case=cases())
-def test_every_law_holds(law, ordered, case):
+def test_every_law_holds(law: Any, ordered: Any, case: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if ordered:
             patch.setenv("KVATTN_ARITHMETIC", "ordered")
@@ -161,14 +163,14 @@ def test_every_law_holds(law, ordered, case):
 
 
 @given(cases())
-def test_a_step_is_the_definition_within_the_derived_bound(case):
+def test_a_step_is_the_definition_within_the_derived_bound(case: Any) -> None:
     layer, x = case.variant, case.x
     found, wanted = layer.step(layer.start(len(x)), x)[0], layer.definition(x, np.arange(x.shape[1]))
     assert (np.abs(found.out - wanted.out) <= layer_bound(layer, x)).all()
 
 
 @given(cases(), st.data())
-def test_chunks_are_a_step_within_the_derived_bound(case, data):
+def test_chunks_are_a_step_within_the_derived_bound(case: Any, data: Any) -> None:
     layer, x = case.variant, case.x[:, :40]
     length = x.shape[1]
     chunk = data.draw(st.sampled_from(sorted({1, 3, 7, max(length - 1, 1), max(length, 1), length + 1, 64})))
@@ -177,7 +179,7 @@ def test_chunks_are_a_step_within_the_derived_bound(case, data):
     assert found.lse.shape == wanted.lse.shape
 
 
-def test_a_long_sequence_keeps_its_bits_and_its_bound():
+def test_a_long_sequence_keeps_its_bits_and_its_bound() -> None:
     layer, x = replace(a_layer(4), log_rate=np.full(4, -9.0)), some_x(300)
     whole, _ = stepped(layer, x, ())
     cut, _ = stepped(layer, x, (1, 63, 64, 65, 255, 256, 257))
@@ -188,7 +190,7 @@ def test_a_long_sequence_keeps_its_bits_and_its_bound():
 
 @pytest.mark.parametrize("rollback", [0, 1, 3])
 @pytest.mark.parametrize("steps", [(7,), (1, 1, 1, 1, 1, 1, 1), (2, 5), (6, 1)])
-def test_rollback_is_exact_as_far_as_it_goes_and_refused_beyond(rollback, steps):
+def test_rollback_is_exact_as_far_as_it_goes_and_refused_beyond(rollback: Any, steps: Any) -> None:
     layer, x, other = a_layer(5, rollback=rollback), some_x(7), some_x(4, seed=2)
     cache, start = layer.start(2), 0
     for size in steps:
@@ -202,14 +204,14 @@ def test_rollback_is_exact_as_far_as_it_goes_and_refused_beyond(rollback, steps)
         cache.truncate(6 - rollback)
 
 
-def test_the_state_does_not_grow():
+def test_the_state_does_not_grow() -> None:
     layer = a_layer(rollback=2)
     sizes = [layer.step(layer.start(2), some_x(length))[1].nbytes for length in (3, 30)]
     state = 4 * 3 * 2 + (3 - 1) * (2 * 2 * 3 + 4 * 2)
     assert sizes == [3 * 2 * state * 8] * 2
 
 
-def test_a_step_reads_the_state_once_and_writes_what_it_keeps():
+def test_a_step_reads_the_state_once_and_writes_what_it_keeps() -> None:
     layer = a_layer(rollback=2)
     state = 2 * 8 * (4 * 3 * 2 + 2 * 20)
     for new, written in ((0, 0), (1, 1), (2, 2), (3, 3), (50, 3)):
@@ -218,13 +220,13 @@ def test_a_step_reads_the_state_once_and_writes_what_it_keeps():
     assert layer.cost(past=0, new=3) == layer.cost(past=10**6, new=3)
 
 
-def test_one_tap_of_one_is_no_convolution():
+def test_one_tap_of_one_is_no_convolution() -> None:
     layer, x = a_layer(taps=None), some_x(6)
     one = replace(layer, convolution=np.ones((20, 1)))
     assert stepped(layer, x, (2,))[0].out.tobytes() == stepped(one, x, (2,))[0].out.tobytes()
 
 
-def test_there_is_no_log_sum_exp():
+def test_there_is_no_log_sum_exp() -> None:
     layer, x = a_layer(dtype=np.float32), some_x(3, dtype=np.float32)
     for attended in (layer.definition(x, range(3)), layer.step(layer.start(2), x)[0], layer.chunked(x)):
         assert attended.lse.shape == (2, 4, 3)
@@ -232,7 +234,7 @@ def test_there_is_no_log_sum_exp():
         assert np.isnan(attended.lse).all()
 
 
-def test_where_positions_begin_does_not_matter():
+def test_where_positions_begin_does_not_matter() -> None:
     layer, x = a_layer(), some_x(5)
     plain = layer.definition(x, np.arange(5)).out
     assert np.array_equal(plain, layer.definition(x, np.arange(5) + 1000).out)
@@ -250,14 +252,14 @@ CHANGES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(GatedDelta) if f.name not in ("rollback", "key_heads")])
-def test_every_argument_matters_in_every_form(name):
+def test_every_argument_matters_in_every_form(name: Any) -> None:
     layer, x = a_layer(6), some_x(5)
     other = replace(layer, **{name: CHANGES.get(name, getattr(layer, name) * 1.1 if name in WEIGHTS else None)})
     for form in FORMS:
         assert np.abs(form(layer, x) - form(other, x)).max() > 1e-4
 
 
-def test_the_number_of_key_heads_matters_in_every_form():
+def test_the_number_of_key_heads_matters_in_every_form() -> None:
     """The same matrices, read as one head of six or as two heads of three."""
     layer, x = a_layer(6), some_x(5)
     for form in FORMS:
@@ -272,17 +274,17 @@ FORMS: tuple[Callable[[GatedDelta, Any], Any], ...] = (
 )
 
 
-def test_weights_are_copies_that_nobody_writes():
+def test_weights_are_copies_that_nobody_writes() -> None:
     given_ = np.ones((1, 1))
-    shapes = weight_shapes(hidden=1)
-    layer = GatedDelta(**{**{name: np.ones(s) for name, s in shapes.items()}, "query": given_}, key_heads=1)
+    weights: dict[str, Any] = {name: np.ones(shape) for name, shape in weight_shapes(hidden=1).items()}
+    layer = GatedDelta(**{**weights, "query": given_}, key_heads=1)
     given_[:] = 7
     assert layer.query[0, 0] == 1
     with pytest.raises(ValueError, match="read-only"):
         layer.query[:] = 0
 
 
-def test_the_repr_shows_numbers_and_leaves_the_arrays_out():
+def test_the_repr_shows_numbers_and_leaves_the_arrays_out() -> None:
     assert repr(a_layer(rollback=2)) == (
         "GatedDelta(key_heads=2, scale=None, negative_eigenvalues=False, norm_epsilon=1e-06, length_epsilon=1e-06, "
         "rollback=2)"
@@ -323,7 +325,7 @@ def test_the_repr_shows_numbers_and_leaves_the_arrays_out():
         ("negative_eigenvalues", 2, ArgumentError, "negative_eigenvalues must be True or False, got 2"),
     ],
 )
-def test_bad_arguments_are_refused(name, value, error, words):
+def test_bad_arguments_are_refused(name: Any, value: Any, error: Any, words: Any) -> None:
     with pytest.raises(error, match=words):
         replace(a_layer(), **{name: value})
 
@@ -338,18 +340,18 @@ def test_bad_arguments_are_refused(name, value, error, words):
     ],
 )
 @pytest.mark.parametrize("form", FORMS, ids=["definition", "step", "chunked"])
-def test_hidden_states_that_do_not_fit_are_refused(form, x, error, words):
+def test_hidden_states_that_do_not_fit_are_refused(form: Any, x: Any, error: Any, words: Any) -> None:
     with pytest.raises(error, match=words):
         form(a_layer(), x)
 
 
-def test_another_batch_than_the_cache_holds_is_refused():
+def test_another_batch_than_the_cache_holds_is_refused() -> None:
     layer = a_layer()
     with pytest.raises(ShapeError, match=r"x must have shape \[B, T, M\] with B=3, M=4, got \(2, 1, 4\)"):
         layer.step(layer.start(3), some_x(1))
 
 
-def test_other_bad_calls_are_refused():
+def test_other_bad_calls_are_refused() -> None:
     layer, x = a_layer(), some_x(3)
     with pytest.raises(ArgumentError, match="batch must be an integer >= 1, got 0"):
         layer.start(0)
@@ -364,7 +366,7 @@ def test_other_bad_calls_are_refused():
             layer.definition(x, np.array(positions))
 
 
-def test_a_cache_of_another_layer_is_refused():
+def test_a_cache_of_another_layer_is_refused() -> None:
     layer = a_layer()
     words = r"cache must hold states of shapes \[\(2, 4, 3, 2\), \(2, 2, 20\)\] and dtype float64, got .*"
     with pytest.raises(ShapeError, match=words + r"\(2, 1, 20\)\] and float64"):

@@ -1,6 +1,7 @@
 """The gated delta rule: token by token against Python floats, chunk by chunk against token by token."""
 
 import math
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,18 @@ from kvattn.variants.recurrent.gated_delta_rule import chunked, l2_norm, recurre
 DTYPES = [np.float64, np.float32]
 
 
-def inputs(seed, *, batch=1, key_heads=1, heads=1, length=5, width=3, value_width=2, dtype=np.float64, decays=1.0):
+def inputs(
+    seed: Any,
+    *,
+    batch: Any = 1,
+    key_heads: Any = 1,
+    heads: Any = 1,
+    length: Any = 5,
+    width: Any = 3,
+    value_width: Any = 2,
+    dtype: Any = np.float64,
+    decays: Any = 1.0,
+) -> Any:
     """q, k, v, log decays, betas and a state: keys of length at most 1, betas up to 2."""
     rng = np.random.default_rng(seed)
     q, k = (l2_norm(rng.standard_normal((batch, key_heads, length, width))) for _ in range(2))
@@ -26,14 +38,17 @@ def inputs(seed, *, batch=1, key_heads=1, heads=1, length=5, width=3, value_widt
     return tuple(a.astype(dtype) for a in (q, k, v, log_decay, beta, state))
 
 
-def trajectory(parts, scale, dtype):
+def trajectory(parts: Any, scale: Any, dtype: Any) -> Any:
     q, k, v = parts[:3]
     group = v.shape[1] // k.shape[1]
-    return Trajectory(np.repeat(q, group, 1), np.repeat(k, group, 1), *parts[2:], scale, np.dtype(dtype).name)
+    return Trajectory(
+        np.repeat(q, group, 1), np.repeat(k, group, 1), *parts[2:6], scale=scale, dtype=np.dtype(dtype).name
+    )
 
 
-def by_hand(q, k, v, log_decay, beta, state, scale):
+def by_hand(parts: Any, scale: Any) -> Any:
     """S_t = a (I - β k kᵀ) S_{t-1} + β k vᵀ, o = scale Sᵀ q; nested lists of Python floats."""
+    q, k, v, log_decay, beta, state = parts
     batch, heads, length, value_width = v.shape
     width, group = k.shape[3], heads // k.shape[1]
     out, final = np.zeros(v.shape), np.zeros(state.shape)
@@ -61,11 +76,11 @@ def by_hand(q, k, v, log_decay, beta, state, scale):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("seed", range(4))
-def test_token_by_token_equals_python_floats(seed, dtype):
+def test_token_by_token_equals_python_floats(seed: Any, dtype: Any) -> None:
     parts = inputs(seed, batch=2, key_heads=2, heads=6, length=1 + 5 * seed, width=3, value_width=4, dtype=dtype)
     scale = 0.3 + seed
     found, states = recurrent(*parts, scale=scale)
-    wanted, final = by_hand(*parts, scale)
+    wanted, final = by_hand(parts, scale)
     bound = trajectory(parts, scale, dtype).recurrent()
     error = np.abs(found - wanted)
     assert found.dtype == states[-1].dtype == dtype
@@ -74,7 +89,7 @@ def test_token_by_token_equals_python_floats(seed, dtype):
     np.testing.assert_allclose(states[-1], final, rtol=0, atol=1e-12 if dtype == np.float64 else 1e-4)
 
 
-def test_a_beta_of_one_and_no_decay_is_a_table_that_is_written_over():
+def test_a_beta_of_one_and_no_decay_is_a_table_that_is_written_over() -> None:
     keys = np.eye(2)[[0, 1, 0]][None, None]
     values = np.array([[1.0], [2.0], [5.0]])[None, None]
     zero, one = np.zeros((1, 1, 3)), np.ones((1, 1, 3))
@@ -83,7 +98,7 @@ def test_a_beta_of_one_and_no_decay_is_a_table_that_is_written_over():
     assert state.ravel().tolist() == [5.0, 2.0]
 
 
-def test_the_scale_is_one_over_the_root_of_the_width_unless_given():
+def test_the_scale_is_one_over_the_root_of_the_width_unless_given() -> None:
     parts = inputs(1, width=4)
     plain, _ = recurrent(*parts)
     assert np.array_equal(plain, recurrent(*parts, scale=0.5)[0])
@@ -91,7 +106,7 @@ def test_the_scale_is_one_over_the_root_of_the_width_unless_given():
     assert not np.array_equal(plain, recurrent(*parts, scale=0.6)[0])
 
 
-def test_value_head_h_reads_key_head_h_over_g():
+def test_value_head_h_reads_key_head_h_over_g() -> None:
     q, k, *rest = inputs(2, key_heads=2, heads=4)
     for form in (recurrent, chunked):
         grouped = form(q, k, *rest)[0]
@@ -100,28 +115,34 @@ def test_value_head_h_reads_key_head_h_over_g():
 
 
 @pytest.mark.parametrize(("keep", "count"), [(0, 0), (1, 1), (3, 3), (5, 5), (9, 5)])
-def test_the_last_states_are_those_of_shorter_runs(keep, count):
-    *tokens, state = inputs(3, length=5)
-    _, states = recurrent(*tokens, state, keep=keep)
+def test_the_last_states_are_those_of_shorter_runs(keep: Any, count: Any) -> None:
+    parts = inputs(3, length=5)
+    tokens: list[Any] = list(parts[:5])
+    state: Any = parts[5]
+    _, states = recurrent(*[*tokens, state], keep=keep)
     assert len(states) == count
     for back, held in enumerate(reversed(states)):
-        _, (alone,) = recurrent(*(a[:, :, : 5 - back] for a in tokens), state)
+        _, (alone,) = recurrent(*[*(a[:, :, : 5 - back] for a in tokens), state])
         assert np.array_equal(held, alone)
 
 
 @pytest.mark.parametrize("ordered", [False, True])
 @given(st.sampled_from(DTYPES), st.integers(1, 9), st.integers(1, 9), st.lists(st.integers(0, 5), max_size=5))
-def test_joined_pieces_have_the_bits_of_the_whole(ordered, dtype, width, value_width, pieces):
-    *tokens, state = inputs(
+def test_joined_pieces_have_the_bits_of_the_whole(
+    ordered: Any, dtype: Any, width: Any, value_width: Any, pieces: Any
+) -> None:
+    parts = inputs(
         5, batch=2, key_heads=1, heads=2, length=sum(pieces), width=width, value_width=value_width, dtype=dtype
     )
+    tokens: list[Any] = list(parts[:5])
+    state: Any = parts[5]
     with pytest.MonkeyPatch.context() as patch:
         if ordered:
             patch.setenv("KVATTN_ARITHMETIC", "ordered")
-        whole, _ = recurrent(*tokens, state)
+        whole, _ = recurrent(*[*tokens, state])
         found, start = [whole[:, :, :0]], 0
         for size in pieces:
-            out, states = recurrent(*(a[:, :, start : start + size] for a in tokens), state)
+            out, states = recurrent(*[*(a[:, :, start : start + size] for a in tokens), state])
             state, start = states[-1] if states else state, start + size
             found.append(out)
     assert np.concatenate(found, axis=2).tobytes() == np.ascontiguousarray(whole).tobytes()
@@ -135,7 +156,9 @@ def test_joined_pieces_have_the_bits_of_the_whole(ordered, dtype, width, value_w
     st.sampled_from([0.0, 0.05, 1.0, 30.0]),
     st.data(),
 )
-def test_chunks_agree_with_tokens_within_the_bound(dtype, seed, length, width, decays, data):
+def test_chunks_agree_with_tokens_within_the_bound(
+    dtype: Any, seed: Any, length: Any, width: Any, decays: Any, data: Any
+) -> None:
     parts = inputs(seed, key_heads=1, heads=2, length=length, width=width, dtype=dtype, decays=decays)
     sizes = sorted({1, 2, 3, 7, max(length - 1, 1), max(length, 1), length + 1, 64})
     chunk = data.draw(st.sampled_from(sizes))
@@ -152,13 +175,13 @@ def test_chunks_agree_with_tokens_within_the_bound(dtype, seed, length, width, d
         assert (np.abs(state - states[-1]) <= column[:, :, None]).all()
 
 
-def test_a_chunk_of_one_token_is_the_recurrence():
+def test_a_chunk_of_one_token_is_the_recurrence() -> None:
     parts = inputs(6, length=9)
     np.testing.assert_allclose(chunked(*parts, chunk=1)[0], recurrent(*parts)[0], rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_state_that_vanishes_at_once_overflows_nowhere(dtype):
+def test_a_state_that_vanishes_at_once_overflows_nowhere(dtype: Any) -> None:
     q, k, v, log_decay, beta, state = inputs(7, length=12, dtype=dtype)
     log_decay = np.full_like(log_decay, -1e4)
     for form in (recurrent, chunked):
@@ -167,18 +190,18 @@ def test_a_state_that_vanishes_at_once_overflows_nowhere(dtype):
         np.testing.assert_allclose(out, alone, rtol=1e-5, atol=1e-6)
 
 
-def test_small_decays_behind_a_large_one_keep_their_digits():
+def test_small_decays_behind_a_large_one_keep_their_digits() -> None:
     """Differences of cumulative sums would lose ``3000 · 2^-24``, a thousand times what float32 allows here."""
     parts = list(inputs(8, length=16, width=2, dtype=np.float32))
     parts[3] = np.full_like(parts[3], -0.01)
     parts[3][:, :, 0] = -30000.0
     run = trajectory(parts, 1.0, np.float32)
-    wanted, _ = by_hand(*parts, 1.0)
+    wanted, _ = by_hand(parts, 1.0)
     assert (np.abs(chunked(*parts, scale=1.0)[0] - wanted) <= run.chunked(64)).all()
     assert np.abs(chunked(*parts, scale=1.0)[0] - wanted).max() < 2e-6
 
 
-def test_cost_is_count():
+def test_cost_is_count() -> None:
     parts = inputs(9, batch=2, key_heads=1, heads=3, length=7, width=4, value_width=5)
     with counting() as tally:
         recurrent(*parts)
@@ -186,7 +209,7 @@ def test_cost_is_count():
     assert recurrent_cost(1, 4, 5) == Tally(matmul=4 * 20, arithmetic=3 * 20 + 2 * 5 + 4, transcendental=1)
 
 
-def test_chunks_count_their_products():
+def test_chunks_count_their_products() -> None:
     """Two chunks, of 4 and 3 tokens: K Kᵀ, Q Kᵀ, the substitution, and three products with the state and one to it."""
     parts = inputs(9, length=7, width=4, value_width=5)
     with counting() as tally:
@@ -196,7 +219,7 @@ def test_chunks_count_their_products():
     assert tally.transcendental == sum(c * c + c for c in (4, 3))
 
 
-def test_a_length_is_one_or_less():
+def test_a_length_is_one_or_less() -> None:
     x = np.random.default_rng(0).standard_normal((5, 4)) * 1e-3
     wanted = [[z / math.sqrt(sum(y * y for y in row) + 1e-6) for z in row] for row in x.tolist()]
     np.testing.assert_allclose(l2_norm(x), wanted, rtol=1e-14)
@@ -217,24 +240,24 @@ def test_a_length_is_one_or_less():
     ],
 )
 @pytest.mark.parametrize("form", [recurrent, chunked])
-def test_arrays_that_do_not_fit_are_refused(form, place, shape, words):
+def test_arrays_that_do_not_fit_are_refused(form: Any, place: Any, shape: Any, words: Any) -> None:
     parts = list(inputs(10))
     parts[place] = np.zeros(shape)
     with pytest.raises(ShapeError, match=words):
         form(*parts)
 
 
-def test_value_heads_that_are_no_multiple_of_the_key_heads_are_refused():
+def test_value_heads_that_are_no_multiple_of_the_key_heads_are_refused() -> None:
     with pytest.raises(ShapeError, match="v must have heads that are a multiple of the 2 of k, got 3"):
         recurrent(*inputs(11, key_heads=2, heads=3))
 
 
 @pytest.mark.parametrize("chunk", [0, -1, True, 2.0])
-def test_a_chunk_below_one_is_refused(chunk):
+def test_a_chunk_below_one_is_refused(chunk: Any) -> None:
     with pytest.raises(ArgumentError, match=f"chunk must be an integer >= 1, got {chunk}"):
         chunked(*inputs(12), chunk=chunk)
 
 
-def test_a_negative_number_of_states_is_refused():
+def test_a_negative_number_of_states_is_refused() -> None:
     with pytest.raises(ArgumentError, match="keep must be an integer >= 0, got -1"):
         recurrent(*inputs(12), keep=-1)

@@ -1,5 +1,7 @@
 """The short causal convolution, against sums in Python floats."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
@@ -10,11 +12,11 @@ from kvattn.errors import ShapeError
 from kvattn.variants.recurrent.short_convolution import convolve, convolve_cost
 
 
-def numbers(seed, *shape, dtype=np.float64):
+def numbers(seed: Any, *shape: Any, dtype: Any = np.float64) -> Any:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-def by_hand(carried, x, taps):
+def by_hand(carried: Any, x: Any, taps: Any) -> Any:
     """y_t = Σ_i taps_i x_{t - c + 1 + i}, one number at a time."""
     batch, length, channels = x.shape
     count = taps.shape[1]
@@ -29,7 +31,7 @@ def by_hand(carried, x, taps):
 
 @pytest.mark.parametrize("taps", [1, 2, 4])
 @pytest.mark.parametrize("length", [0, 1, 5])
-def test_every_output_is_the_weighted_sum_of_the_last_inputs(taps, length):
+def test_every_output_is_the_weighted_sum_of_the_last_inputs(taps: Any, length: Any) -> None:
     carried, x, weights = numbers(1, 2, taps - 1, 3), numbers(2, 2, length, 3), numbers(3, 3, taps)
     y, rows = convolve(carried, x, weights)
     np.testing.assert_allclose(y, by_hand(carried, x, weights), rtol=0, atol=1e-14)
@@ -37,7 +39,7 @@ def test_every_output_is_the_weighted_sum_of_the_last_inputs(taps, length):
 
 
 @given(st.sampled_from([np.float64, np.float32]), st.integers(1, 5), st.lists(st.integers(0, 4), max_size=5))
-def test_joined_pieces_have_the_bits_of_the_whole(dtype, taps, pieces):
+def test_joined_pieces_have_the_bits_of_the_whole(dtype: Any, taps: Any, pieces: Any) -> None:
     x, weights = numbers(4, 2, sum(pieces), 3, dtype=dtype), numbers(5, 3, taps, dtype=dtype)
     blank = np.zeros((2, taps - 1, 3), dtype)
     whole, _ = convolve(blank, x, weights)
@@ -50,13 +52,13 @@ def test_joined_pieces_have_the_bits_of_the_whole(dtype, taps, pieces):
     assert whole.dtype == dtype
 
 
-def test_one_tap_of_one_changes_nothing():
+def test_one_tap_of_one_changes_nothing() -> None:
     x = numbers(6, 1, 4, 3)
     y, _ = convolve(np.zeros((1, 0, 3)), x, np.ones((3, 1)))
     assert np.array_equal(y, x)
 
 
-def test_cost_is_count():
+def test_cost_is_count() -> None:
     with counting() as tally:
         convolve(np.zeros((2, 3, 5)), np.zeros((2, 7, 5)), np.zeros((5, 4)))
     assert tally.tally == convolve_cost(2 * 7, 5, 4) + Tally(weights_read=5 * 4 * 8)
@@ -72,6 +74,6 @@ def test_cost_is_count():
         ((2, 3, 2), (1, 5, 2), (2, 4), r"carried must have shape \[B, 3, C\] with B=1, C=2, got \(2, 3, 2\)"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(carried, x, taps, words):
+def test_arrays_that_do_not_fit_are_refused(carried: Any, x: Any, taps: Any, words: Any) -> None:
     with pytest.raises(ShapeError, match=words):
         convolve(np.zeros(carried), np.zeros(x), np.zeros(taps))
