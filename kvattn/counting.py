@@ -9,14 +9,17 @@ A `Tally` is a monoid under ``+``: counts add; live cache bytes add; the peak of
 Blocks nest: an inner block's counts are also the outer block's.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
+from threading import Lock
 import weakref
 
 _FLOPS = ("matmul", "arithmetic", "transcendental")
 _BYTES = ("weights_read", "kv_read", "kv_written", "kv_copied", "tables_read", "activations")
+_PENDING = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,10 @@ class Recorder:
 
     def __init__(self, outer: "Recorder | None") -> None:
         self._outer = outer
-        self._tally = Tally()
+        self._total = Tally()
+        # A page may die in the middle of an addition, and another thread may charge: they only append.
+        self._charges: deque[Tally] = deque()
+        self._adding = Lock()
 
     @property
     def tally(self) -> Tally:
@@ -110,24 +116,35 @@ class Recorder:
         ...     recorder.tally
         Tally()
         """
-        return self._tally
+        with self._adding:
+            return self._sum()
 
     def charge(self, tally: Tally) -> None:
-        """Add a tally here and in every block around this one.
+        """Add a tally here and in every block around this one; any thread may.
 
         >>> with counting() as outer, counting() as inner:
         ...     inner.charge(Tally(matmul=2))
         >>> outer.tally == inner.tally == Tally(matmul=2)
         True
         """
-        self._tally += tally
+        self._charges.append(tally)
+        if len(self._charges) > _PENDING and self._adding.acquire(blocking=False):
+            try:
+                self._sum()
+            finally:
+                self._adding.release()
         if self._outer is not None:
             self._outer.charge(tally)
+
+    def _sum(self) -> Tally:
+        while self._charges:
+            self._total += self._charges.popleft()
+        return self._total
 
     def __getattr__(self, name: str) -> int:
         if name.startswith("_"):
             raise AttributeError(name)
-        return int(getattr(self._tally, name))
+        return int(getattr(self.tally, name))
 
 
 _RECORDER: ContextVar[Recorder | None] = ContextVar("kvattn_recorder", default=None)
