@@ -81,7 +81,7 @@ class Grouped:
         object.__setattr__(self, "scale", number("scale", self.scale))
         object.__setattr__(self, "softcap", number("softcap", self.softcap, above=0.0))
         if self.sinks is not None:
-            sinks = floating("sinks", self.sinks, self.projections.dtype)
+            sinks = floating("sinks", self.sinks, self.projections.dtype).copy()
             sizes(("sinks", sinks, str(self.projections.heads)))
             sinks.flags.writeable = False
             object.__setattr__(self, "sinks", sinks)
