@@ -46,6 +46,7 @@ html_show_sphinx = False
 # Docstrings have numpydoc sections; shapes and types stand there in words, so that signatures stay short.
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True
 numpydoc_show_class_members = False
 numpydoc_validation_checks: set[str] = set()  # tests/house/test_exports.py asks for more than these can
 
