@@ -230,12 +230,13 @@ class GatedDelta:
         width, heads = self.query.shape[1] // self.key_heads, self.log_rate.size
 
         def sigmoid(z: Array) -> Array:
-            return np.exp(-np.logaddexp(0, -z))
+            value: Array = np.exp(-np.logaddexp(0, -z))
+            return value
 
         def directions(rows: Array) -> Array:  # [B, T, Hv, Dk]
             split = rows.reshape(batch, length, self.key_heads, width)
-            split = split / np.sqrt((split**2).sum(-1, keepdims=True) + self.length_epsilon)
-            return split[:, :, np.arange(heads) // (heads // self.key_heads)]
+            unit: Array = split / np.sqrt((split**2).sum(-1, keepdims=True) + self.length_epsilon)
+            return unit[:, :, np.arange(heads) // (heads // self.key_heads)]
 
         mixed = np.concatenate([np.einsum("btm,mc->btc", x, w) for w in (self.query, self.key, self.value)], axis=-1)
         if self.convolution is not None:
