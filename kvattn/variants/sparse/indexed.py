@@ -7,7 +7,8 @@ I is `kvattn.variants.sparse.lightning_indexer`, the attention `kvattn.variants.
 All query heads share one choice.  Of equal scores the lower position wins; a NaN comes last.
 
 Shapes: as there.  A query's rows are gathered in the order of their slots and attended to as if they
-were the whole sequence: with at most k keys the result is that of `Absorbed`, to the bit.
+were the whole sequence: where a query sees slots 0 .. n - 1 and n <= k, the result is that of `Absorbed`,
+to the bit.
 Cached per token: latent, turned rope key and index key, ``r + Dr + Di`` numbers; for DeepSeek-V3.2:
 
 >>> indexed_latent(latent=512 + 64, index_key=128).nbytes // 8
