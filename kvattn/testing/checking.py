@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import textwrap
 from typing import Any, Literal
 
+import numpy as np
+
 from kvattn.errors import ArgumentError
 from kvattn.testing.diagnosis import bends, differential, edges, heads, manners, masks, sight, totals, weights
 from kvattn.testing.diagnosis.differential import Margin
@@ -196,14 +198,8 @@ def check(
     elif not isinstance(target, Target):
         target = target_of(target)
     lab = Lab(target, seed=seed, dtype=dtype)
-    for name, needed, step in _STEPS:
-        if not lab.stopped and lab.can(*needed):
-            progress(name)
-            _run(lab, name, needed, step)
-    margin = None
-    if not lab.stopped:
-        progress("drawn cases")
-        margin = _draw(lab, cases)
+    with np.errstate(all="ignore"):  # what a wrong target returns may be anything
+        margin = _look(lab, cases, progress)
     return Report(
         target=target.name,
         findings=tuple(sorted(lab.findings, key=lambda finding: finding.kind)),
@@ -216,6 +212,17 @@ def check(
         margin=margin,
         notes=tuple(dict.fromkeys(lab.notes)),
     )
+
+
+def _look(lab: Lab, cases: int, progress: Callable[[str], None]) -> Margin | None:
+    for name, needed, step in _STEPS:
+        if not lab.stopped and lab.can(*needed):
+            progress(name)
+            _run(lab, name, needed, step)
+    if lab.stopped:
+        return None
+    progress("drawn cases")
+    return _draw(lab, cases)
 
 
 def _run(lab: Lab, name: str, needed: tuple[str, ...], step: Callable[[Lab], None]) -> None:

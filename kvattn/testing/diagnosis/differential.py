@@ -282,14 +282,15 @@ def _described(lab: Lab, recipe: Recipe) -> tuple[str, dict[str, object], str] |
     wide = max(size.S, size.Dv)
     onehot = replace(recipe, sizes=replace(size, D=max(size.D, wide), Dv=max(size.D, wide)), values=ONE_HOT)
     flat = replace(onehot, scores=FLAT)
-    if _fails(lab, flat):  # without the scores, who sees whom stands out
+    stands_out = _fails(lab, flat)  # without the scores, who sees whom does
+    if stands_out:
         onehot = flat
     elif not _fails(lab, onehot):
         return None
     read, weights = lab.support(onehot), lab.weights(onehot)
     built = onehot.build()
     wanted = lab.behaviour.visible(built)
-    if not agree(wanted, read):
+    if stands_out and not agree(wanted, read):
         parameters, words = describe(wanted, read)
         return "mask-compose", parameters, f"{words[0].upper()}{words[1:]}"
     expected = lab.behaviour.expected(built).out[..., : size.S]

@@ -420,10 +420,8 @@ def _farthest(
         far = np.where(got == want, 0, np.abs(got - want))
         ratio = np.where(far == 0, 0, far / worst)
         softly = np.where(far == 0, 0, far / statistical)
-    ratio = np.where(np.isnan(ratio), np.inf, ratio)
+    ratio, softly = (np.where(np.isnan(x), np.inf, x) for x in (ratio, softly))
     if not ratio.size:
         return Difference(channel, (), 0.0, 0.0, 0.0, 0.0)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
-    return Difference(
-        channel, index, float(got[index]), float(want[index]), float(ratio[index]), float(np.nanmax(softly))
-    )
+    return Difference(channel, index, float(got[index]), float(want[index]), float(ratio[index]), float(softly.max()))

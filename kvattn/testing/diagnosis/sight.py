@@ -45,7 +45,8 @@ def row_ratio(weights: NDArray[np.float64], above: Visible, below: Visible) -> f
     """
     rows = above.any(-1) & below.any(-1)
     means = [(weights * keys).sum(-1)[rows] / keys.sum(-1)[rows] for keys in (above, below)]
-    return float(np.median(means[0] / means[1]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.median(means[0] / means[1]))
 
 
 def runs(numbers: list[int]) -> str:

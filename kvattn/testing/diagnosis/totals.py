@@ -53,7 +53,8 @@ def read_sinks(lab: Lab) -> None:
         return
     with np.errstate(divide="ignore"):
         logit = np.log1p(-kept) - np.log(kept) + lse
-    factor, count = _line(np.broadcast_to(sinks[:, None], logit.shape)[clear], logit[clear])
+    close = 1e-3 if lab.sharp < 1e-3 else 0.2
+    factor, count = _line(np.broadcast_to(sinks[:, None], logit.shape)[clear], logit[clear], close)
     if factor is not None and abs(factor - 1) <= 5 * lab.sharp and abs(count - 1) <= 5 * lab.sharp:
         return
     if factor is None:
@@ -71,12 +72,12 @@ def read_sinks(lab: Lab) -> None:
     lab.add("sink", {"factor": round(factor, 5), "count": round(count, 5)}, detail, case)
 
 
-def _line(x: Rows, y: Rows) -> tuple[float | None, float]:
-    """Fit y = factor x + log(count); None where no line fits."""
+def _line(x: Rows, y: Rows, close: float) -> tuple[float | None, float]:
+    """Fit y = factor x + log(count); None where no line comes close."""
     x, y = x.ravel(), y.ravel()
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
     shift = float(y.mean() - slope * x.mean())
-    if np.abs(y - slope * x - shift).max() > 1e-3:
+    if np.abs(y - slope * x - shift).max() > close:
         return None, 0.0
     return slope, math.exp(shift)
 

@@ -1,0 +1,174 @@
+"""The command line: words, exit codes, and what goes where."""
+
+import json
+from pathlib import Path
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kvattn import cli
+from kvattn.cli import main
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "module_on_the_command_line.py").write_text(
+        "from kvattn.testing.planted import Planted\n"
+        "good, bad = Planted(), Planted(extra_keys=1)\n"
+        "def loud(q, k, v, *, causal=False):\n    print('hello')\n    return good(q, k, v, causal=causal)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return "module_on_the_command_line"
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_help_and_version_do_not_import_numpy(word: str) -> None:
+    code = f"import sys; from kvattn.cli import main; code = main([{word!r}]); sys.exit(code or 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "kvattn" in done.stdout
+
+
+def test_help_has_examples(capsys: Captured) -> None:
+    assert main(["--help"]) == 0
+    assert "kvattn check mymodule:my_attention" in capsys.readouterr().out
+    assert main(["check", "-h"]) == 0
+    assert "exit codes: 0 pass or convention, 1 fault, 2 usage error" in capsys.readouterr().out
+
+
+def test_called_bare_it_says_how_it_is_called(capsys: Captured) -> None:
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: kvattn")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["chekc"], "kvattn: error: no command 'chekc'; did you mean check"),
+        (["docter", "--json"], "kvattn: error: no command 'docter'; did you mean doctor"),
+        (["my:function"], "kvattn: error: no command 'my:function'; did you mean kvattn check my:function"),
+        (["check", "nothing"], "kvattn: error: target must have the form module:callable, got nothing"),
+        (["check", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["check", "a:b", "--seed", "-1"], "kvattn: error: seed must be an integer >= 0, got -1"),
+        (["check", "--jsn"], "unrecognized arguments: --jsn"),
+    ],
+)
+def test_a_usage_error_is_2_and_says_what_was_meant(words: list[str], message: str, capsys: Captured) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+
+
+def test_a_good_function_is_0_and_a_bad_one_1(mine: str, capsys: Captured) -> None:
+    assert main(["check", f"{mine}:good", "--cases", "5"]) == 0
+    assert capsys.readouterr().out.startswith(f"{mine}:good: pass\n")
+    assert main(["check", f"{mine}:bad", "--cases", "5"]) == 1
+    out, err = capsys.readouterr()
+    assert "fault: window-off-by-one" in out
+    assert "W + 1 keys" in out
+    assert err == ""
+
+
+def test_json_is_a_document_on_stdout_whatever_the_target_prints(mine: str, capsys: Captured) -> None:
+    assert main(["check", f"{mine}:loud", "--json", "--cases", "5", "--seed", "4"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["schemaVersion"] == 1
+    assert found["target"] == f"{mine}:loud"
+    assert (found["verdict"], found["findings"], found["seed"]) == ("pass", [], 4)
+    assert "hello" in err
+    assert main(["check", f"{mine}:bad", "--json", "--cases", "5"]) == 1
+    finding = json.loads(capsys.readouterr().out)["findings"][0]
+    assert set(finding) == {"class", "kind", "parameters", "detail", "reproduce"}
+
+
+def test_colour_only_where_it_is_wanted(mine: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["check", f"{mine}:good", "--cases", "0"]
+    for name in ("FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    main(words)
+    assert "\x1b" not in capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    main(words)
+    assert "\x1b[32mpass\x1b[0m" in capsys.readouterr().out
+    main([*words, "--no-color"])
+    assert "\x1b" not in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    main(words)
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_progress_goes_to_a_terminal_only(mine: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["check", f"{mine}:good", "--cases", "1"]) == 0
+    assert "head map" in capsys.readouterr().err
+
+
+def outcomes(broken: str) -> Any:
+    made = [
+        SimpleNamespace(variant=v, law=law, tried=3, broken=broken if law == "two" else "", reproduce="replay()")
+        for v in ("a", "b")
+        for law in ("one", "two")
+    ]
+    return lambda **words: iter(made)
+
+
+def test_without_a_target_the_installation_is_verified(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvattn.testing.installation.verify", outcomes(""))
+    assert main(["check"]) == 0
+    out = capsys.readouterr().out
+    assert "pass: 2 laws, 2 variants, 12 cases, seed 0" in out
+    assert [line.split() for line in out.splitlines()[:2]] == [["a", "b"], ["one", "3", "3"]]
+    monkeypatch.setattr("kvattn.testing.installation.verify", outcomes("ValueError: off"))
+    assert main(["check"]) == 1
+    out = capsys.readouterr().out
+    assert "BROKEN" in out
+    assert "a breaks two: ValueError: off\n  reproduce: replay()" in out
+    assert main(["check", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["target"], found["verdict"]) == ("installation", "fault")
+    assert [finding["class"] for finding in found["findings"]] == ["two", "two"]
+    assert len(found["outcomes"]) == 4
+
+
+def test_doctor_prints_the_probe(capsys: Captured) -> None:
+    assert main(["doctor"]) == 0
+    assert "\nprobe\n" in capsys.readouterr().out
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schemaVersion"] == 1
+    assert found["versions"]["kvattn"] == __import__("kvattn").__version__
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(RuntimeError("odd"), 3), (KeyboardInterrupt(), 130), (SystemExit("no"), 2)]
+)
+def test_whatever_happens_the_exit_code_says_whose_fault_it_is(
+    raised: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def broken(options: object) -> int:
+        raise raised
+
+    monkeypatch.setattr(cli, "_doctor", broken)
+    assert main(["doctor"]) == code
+    assert ("internal error" in capsys.readouterr().err) == (code == 3)
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    words = f"{sys.executable} -m kvattn doctor | head -n 0"
+    done = subprocess.run(["/bin/sh", "-c", words], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_python_m_kvattn_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "kvattn", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("kvattn ")

@@ -1,0 +1,62 @@
+"""Drawn cases mix options, stand at boundaries, and are the same for the same seed."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from kvattn.testing.diagnosis.differential import draw, read_drawn, settle_arithmetic
+from kvattn.testing.diagnosis.lab import Lab, planted
+from kvattn.testing.planted import Planted
+from kvattn.testing.targets import target_of
+
+
+def test_drawn_cases_mix_options_and_stand_at_boundaries() -> None:
+    cases = list(draw(Lab(planted()), 200))
+    assert cases == list(draw(Lab(planted()), 200))
+    assert cases != list(draw(Lab(planted(), seed=1), 200))
+    assert all(len(case.options) >= 2 for case in cases)
+    pairs = Counter((a, b) for case in cases for a, _ in case.options for b, _ in case.options if a < b)
+    assert len(pairs) == 7 * 6 // 2
+    assert {case.sizes.S - tile for case in cases for tile in (16, 32, 64, 128)} >= {-1, 0, 1}
+    assert any(case.sizes.T < case.sizes.S for case in cases)
+    assert all(case.sizes.T <= case.sizes.S for case in cases)
+    for case in cases:
+        names = [name for name, _ in case.options]
+        assert "window" not in names or "causal" in names
+
+
+def test_what_is_set_aside_is_not_drawn() -> None:
+    lab = Lab(planted())
+    lab.set_aside("bias", "softcap")
+    lab.apart.add(frozenset({"mask", "sinks"}))
+    for case in draw(lab, 60):
+        names = {name for name, _ in case.options}
+        assert not names & {"bias", "softcap"}
+        assert not names >= {"mask", "sinks"}
+
+
+def test_a_fault_is_not_told_twice_in_other_words() -> None:
+    lab = Lab(planted(shift=1))
+    read_drawn(lab, 40)
+    assert len({str(finding.parameters) for finding in lab.findings}) == len(lab.findings)
+    assert any(finding.parameters.get("shift") == 1 for finding in lab.findings)
+
+
+def test_float32_inside_is_told_and_bounded_as_such() -> None:
+    def single(q: Any, k: Any, v: Any) -> Any:
+        return Planted(returns_lse=False)(*(x.astype(np.float32) for x in (q, k, v))).astype(np.float64)
+
+    lab = Lab(target_of(single))
+    settle_arithmetic(lab)
+    assert lab.arithmetic.compute == "float32"
+    assert "float32" in lab.notes[0]
+
+
+def test_an_error_that_is_none_of_float32_is_not_forgiven() -> None:
+    def off(q: Any, k: Any, v: Any) -> Any:
+        return Planted(returns_lse=False)(q, k, v) * 1.0001
+
+    lab = Lab(target_of(off))
+    settle_arithmetic(lab)
+    assert lab.arithmetic.compute == "float64"

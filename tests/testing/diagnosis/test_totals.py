@@ -1,0 +1,95 @@
+"""Sinks and the log-sum-exp: what enters, how often, in which base."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvattn.testing.diagnosis.lab import Lab, planted
+from kvattn.testing.diagnosis.totals import read_lse, read_sinks
+from kvattn.testing.planted import Planted
+from kvattn.testing.targets import target_of
+
+
+@pytest.mark.parametrize(("factor", "count"), [(1.0, 2), (0.3, 1), (-1.0, 1), (0.5, 3)])
+def test_factor_and_count_of_a_sink_are_fitted(factor: float, count: int) -> None:
+    lab = Lab(planted(sink_factor=factor, sink_count=count))
+    read_sinks(lab)
+    assert lab.findings[0].parameters == {"factor": pytest.approx(factor), "count": pytest.approx(count)}
+
+
+def gated(base: float) -> Lab:
+    def function(q: Any, k: Any, v: Any, *, sinks: Any = None) -> Any:
+        out, lse = Planted()(q, k, v)
+        return out if sinks is None else out / (1 + np.exp(sinks[:, None] - lse / np.log(base)))[..., None]
+
+    return Lab(target_of(function))
+
+
+def test_the_sigmoid_form_is_right_with_a_natural_lse_and_named_with_a_base_2_one() -> None:
+    lab = gated(np.e)
+    read_sinks(lab)
+    assert lab.findings == []
+    lab = gated(2)
+    read_sinks(lab)
+    assert lab.findings[0].parameters == {"form": "sigmoid(lse - sink)", "base": 2}
+
+
+def test_sinks_of_other_heads_are_described() -> None:
+    def turned(q: Any, k: Any, v: Any, *, sinks: Any = None) -> Any:
+        return Planted(returns_lse=False)(q, k, v, sinks=None if sinks is None else sinks[::-1])
+
+    lab = Lab(target_of(turned))
+    read_sinks(lab)
+    assert len(lab.findings[0].parameters["read"]) == 6
+
+
+def test_a_sink_with_a_value_breaks_the_sum() -> None:
+    def valued(q: Any, k: Any, v: Any, *, sinks: Any = None) -> Any:
+        return Planted(returns_lse=False)(q, k, v, sinks=sinks) + (0 if sinks is None else 0.1)
+
+    lab = Lab(target_of(valued))
+    read_sinks(lab)
+    assert lab.findings[0].parameters["row_sum"] > 1
+
+
+def lse_of(change: Any) -> Lab:
+    def function(q: Any, k: Any, v: Any) -> Any:
+        out, lse = Planted()(q, k, v)
+        score = q @ np.repeat(k, q.shape[1] // k.shape[1], 1).swapaxes(2, 3) / q.shape[3] ** 0.5
+        return out, change(lse, score.max(-1))
+
+    return Lab(target_of(function))
+
+
+@pytest.mark.parametrize(
+    ("change", "parameters"),
+    [
+        (lambda lse, top: lse / np.log(2), {"base": 2, "factor": 1.442695}),
+        (lambda lse, top: lse - top, {"content": "log of the sum without the maximum"}),
+        (lambda lse, top: top, {"content": "the maximum alone"}),
+        (lambda lse, top: np.exp(lse), {"content": "the sum, not its logarithm"}),
+        (lambda lse, top: -lse, {"content": "negated"}),
+    ],
+)
+def test_the_content_of_the_lse_is_named(change: Any, parameters: dict[str, Any]) -> None:
+    lab = lse_of(change)
+    read_lse(lab)
+    (finding,) = lab.findings
+    assert (finding.fault_class, finding.parameters) == ("lse-merge", parameters)
+
+
+def test_an_lse_of_something_else_is_described() -> None:
+    lab = lse_of(lambda lse, top: lse + top**2)
+    read_lse(lab)
+    assert len(lab.findings[0].parameters["read"]) == 3
+
+
+def test_an_lse_without_the_sinks_is_named() -> None:
+    def function(q: Any, k: Any, v: Any, *, sinks: Any = None) -> Any:
+        return Planted()(q, k, v, sinks=sinks)[0], Planted()(q, k, v)[1]
+
+    lab = Lab(target_of(function))
+    read_lse(lab)
+    assert lab.findings[0].parameters == {"in_lse": False}
+    assert not lab.behaviour.sink_in_lse
