@@ -65,7 +65,7 @@ def find_elsewhere(app: Sphinx, env: BuildEnvironment, node: pending_xref, conte
     """Find what a name in single backticks means beyond Sphinx's own rules.
 
     ``kvattn.attend`` is followed to where it is defined; ``Paged.append`` and ``append`` are found where
-    only one place, in this module or else anywhere, has that name; what is no name, such as a command
+    one place, in this module or else anywhere, has that name; what is no name, such as a command
     line, or a name of another library, stays as it is.
     """
     target, python = node["reftarget"], env.domains["py"]
@@ -80,8 +80,8 @@ def find_elsewhere(app: Sphinx, env: BuildEnvironment, node: pending_xref, conte
         everywhere = [known for known in python.objects if known.endswith(f".{target}")]
         here = [known for known in everywhere if known.startswith(f"{node.get('py:module')}.")]
         found = here or everywhere
-    if len(found) != 1:
-        return None
+    if len(found) != 1:  # nowhere is an error, a verb that many classes have is none
+        return content if found else None
     return python.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, content)
 
 
