@@ -240,10 +240,9 @@ class GatedDelta:
 
         mixed = np.concatenate([np.einsum("btm,mc->btc", x, w) for w in (self.query, self.key, self.value)], axis=-1)
         if self.convolution is not None:
-            taps = self.convolution.shape[1]
-            back = np.subtract.outer(np.arange(length), np.arange(length))
-            band = self.convolution[:, np.clip(taps - 1 - back, 0, taps - 1)] * ((back >= 0) & (back < taps))
-            mixed = np.einsum("ctj,bjc->btc", band, mixed)
+            raw, mixed = mixed, np.zeros_like(mixed)
+            for back in range(min(self.convolution.shape[1], length)):  # the last tap is the token's own
+                mixed[:, back:] += self.convolution[:, -1 - back] * raw[:, : length - back]
         mixed = mixed * sigmoid(mixed)
         edge = self.key_heads * width
         q, k = directions(mixed[..., :edge]), directions(mixed[..., edge : 2 * edge])
