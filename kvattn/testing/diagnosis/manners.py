@@ -83,12 +83,12 @@ def _stateful(lab: Lab, case: Recipe) -> None:
         lab.stopped = True
         return
     if overwritten:
-        line = f"{case.code()}; a = {case.call()}{pick}; b = np.array(a); q = -q; {case.call()}; "
+        line = f"{case.code()}; a = {case.call()}{pick}; b = np.array(a); q = q + 1; {case.call()}; "
         line += "print((a == b).all(), 'expected', True)"
         detail = "A later call overwrites the output that an earlier call returned."
         lab.add("stale-state", {"property": "output", "overwritten": True}, detail, reproduce=lab.script(line))
     elif not _close(lab, again.astype(np.float64), kept.astype(np.float64)):
-        line = f"{case.code()}; a = np.array({case.call()}{pick}); p = q; q = -q; {case.call()}; q = p; "
+        line = f"{case.code()}; a = np.array({case.call()}{pick}); p = q; q = q + 1; {case.call()}; q = p; "
         line += f"print(np.allclose(a, {case.call()}{pick}), 'expected', True)"
         detail = "The same call gives another result after a different call: something is kept between calls."
         lab.add("stale-state", {"property": "calls"}, detail, reproduce=lab.script(line))

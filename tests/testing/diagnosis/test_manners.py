@@ -83,7 +83,9 @@ def test_bad_manners_are_named_and_shown(
     finding = lab.findings[0]
     assert finding.fault_class == fault_class
     assert {name: finding.parameters[name] for name in parameters} == parameters
-    line = finding.reproduce.replace(f"{lab.target.setup}; ", "")
+    line = finding.reproduce
+    if lab.target.setup:
+        line = line.replace(f"{lab.target.setup}; ", "")
     for function, differs in ((make(), True), (CORE, False)):
         with np.errstate(all="ignore"):
             exec(line, {"f": function})  # noqa: S102 - that it runs is what is tested
