@@ -396,7 +396,7 @@ def test_a_bad_argument_is_named(
         10**400,
         object(),
     ],
-    ids=repr,
+    ids=lambda value: f"{type(value).__name__} {repr(value)[:12].split(chr(32))[0]}",
 )
 @pytest.mark.parametrize("name", ["scale", "softcap"])
 def test_what_is_no_finite_number_is_named(name: str, value: Any) -> None:

@@ -37,6 +37,11 @@ class Shape:
         Sequences, alike.
     source
         S where the keys are not those of the queries' own sequence, as in cross-attention.
+
+    Examples
+    --------
+    >>> Shape(heads=8, kv_heads=2, width=64, value_width=64, itemsize=4, past=99, new=1).keys
+    100
     """
 
     heads: int

@@ -48,7 +48,28 @@ def cut(
     length: int,
     mask: Mask | None,
 ) -> list[Tile]:
-    """Cut the work: row tiles of about `ROW_LIMIT` rows, and heads together where rows are few."""
+    """Cut the work: row tiles of about `ROW_LIMIT` rows, and heads together where rows are few.
+
+    Parameters
+    ----------
+    q_positions
+        ``[B, T]``.
+    blocks
+        For each sequence its blocks of keys.
+    kv_heads, group, length
+        Hkv, G, T.
+    mask
+        Decides which blocks a tile sees at all.
+
+    Examples
+    --------
+    >>> from kvattn.caches.blocks import blocks_of
+    >>> from kvattn.masks import Causal
+    >>> at = np.arange(600)
+    >>> held = blocks_of(np.zeros((1, 600, 2)), np.zeros((1, 600, 2)), at)
+    >>> [(tile.rows.stop, len(tile.blocks)) for tile in cut(at[None], [held], 1, 1, 600, Causal())]
+    [(256, 1), (512, 2), (600, 3)]
+    """
     rows, step = group * length, row_step(group)
     together = max(1, min(-(-kv_heads // 2), ROW_LIMIT // (-(-rows // ROWS) * ROWS)))
     tiles = []
@@ -97,7 +118,14 @@ def score_rows(some: Array, part: slice) -> Array:
 
 
 def workers(tiles: Sequence[Tile], width: int) -> int:
-    """How many threads are worth their start: one below a few million multiply-adds."""
+    """How many threads are worth their start: one below a few million multiply-adds.
+
+    At most the cores that this process may use, and what ``OMP_NUM_THREADS`` or
+    ``OPENBLAS_NUM_THREADS`` allow.
+
+    >>> workers([], width=64)
+    1
+    """
     work = sum((t.rows.stop - t.rows.start) * (t.heads.stop - t.heads.start) * len(t.blocks) for t in tiles)
     if len(tiles) < 2 or work * BLOCK * width < 4_000_000:
         return 1

@@ -29,6 +29,11 @@ class Outcome:
         The first failure, made smaller, in one sentence; empty when the law held.
     choices
         The choices that replay it.
+
+    Examples
+    --------
+    >>> Outcome("grouped", "cost_is_count", 3, 0.1).broken
+    ''
     """
 
     variant: str

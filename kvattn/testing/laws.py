@@ -73,11 +73,11 @@ def same_bits(what: str, left: Attended, right: Attended) -> None:
 
 
 def stepped(variant: Any, x: Array, cuts: Sequence[int], cache: Any = None) -> tuple[Attended, Any]:
-    """Feed ``x`` in steps that end at ``cuts``, and join what comes out.
+    """Feed ``x`` in steps that end at ``cuts`` and at T, and join what comes out.
 
     >>> from kvattn.testing.zoo import smallest
     >>> case = smallest("grouped")
-    >>> stepped(case.variant, case.x, (0, 1))[0].out.shape == case.x[:, :2].shape
+    >>> stepped(case.variant, case.x, (0, 1))[0].out.shape == case.x.shape
     True
     """
     cache = variant.start(len(x)) if cache is None else cache
