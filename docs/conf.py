@@ -85,13 +85,24 @@ def find_elsewhere(app: Sphinx, env: BuildEnvironment, node: pending_xref, conte
     return python.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, content)
 
 
-def run_examples_in_their_module(
-    _app: Sphinx, what: str, name: str, _obj: object, _options: object, lines: list[str]
-) -> None:
-    """Let examples in docstrings use the names of their module, as ``python -m doctest`` does."""
-    if what == "module":
-        names = f"{{k: v for k, v in vars(importlib.import_module({name!r})).items() if k[:2] != '__'}}"
-        lines += ["", ".. testsetup::", "", "   import importlib", f"   globals().update({names})"]
+def finish_module(_app: Sphinx, what: str, name: str, _obj: object, _options: object, lines: list[str]) -> None:
+    """Set the equations of a module as they are written, and let its examples use its names.
+
+    An indented block in the docstring of a module is an equation: it keeps its lines and its signs, without
+    the ``::`` that reST wants before it.  Names are there as for ``python -m doctest``.
+    """
+    if what != "module":
+        return
+    written, lines[:] = lines[:], []
+    text = ""  # the last line that was not empty
+    for line in written:
+        opens = line.startswith("    ") and not line.lstrip().startswith(">>>") and lines[-1:] == [""]
+        if opens and text[:1].strip() and not text.endswith("::"):
+            lines += ["::", ""]
+        lines.append(line)
+        text = line if line.strip() else text
+    names = f"{{k: v for k, v in vars(importlib.import_module({name!r})).items() if k[:2] != '__'}}"
+    lines += ["", ".. testsetup::", "", "   import importlib", f"   globals().update({names})"]
 
 
 def setup(app: Sphinx) -> None:
@@ -108,4 +119,4 @@ def setup(app: Sphinx) -> None:
         if listener.handler.__module__.startswith("numpydoc"):
             app.disconnect(listener.id)  # reads signatures out of docstrings, and stumbles over type aliases
     app.connect("missing-reference", find_elsewhere)
-    app.connect("autodoc-process-docstring", run_examples_in_their_module, priority=900)
+    app.connect("autodoc-process-docstring", finish_module, priority=900)
