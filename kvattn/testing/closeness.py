@@ -49,19 +49,30 @@ def conditioned_bound(function: Callable[[Array], Array], x: Array, depth: int) 
     >>> bool(1e-15 < bound[0] < 1e-13)
     True
     """
+    return conditioned_bounds(lambda x: (function(x),), x, depth)[0]
+
+
+def conditioned_bounds(function: Callable[[Array], tuple[Array, ...]], x: Array, depth: int) -> tuple[Array, ...]:
+    """The same for a function of several results, evaluated once for all of them.
+
+    >>> [bound.shape for bound in conditioned_bounds(lambda x: (x, x.sum(keepdims=True)), np.ones(3), depth=2)]
+    [(3,), (1,)]
+    """
     unit = float(np.finfo(x.dtype).eps) / 2
     step = float(np.sqrt(np.finfo(x.dtype).eps))
     middle = function(x)
     signs = np.random.default_rng(0)
-    moved = np.zeros(middle.shape)
-    for _ in range(PROBES):
-        nudged = x * (1 + step * signs.choice([-1.0, 1.0], x.shape)).astype(x.dtype)
-        with np.errstate(invalid="ignore"):
-            moved = np.maximum(moved, np.abs(np.where(middle == -np.inf, 0.0, function(nudged) - middle)))
-    size = np.where(np.isfinite(middle), np.abs(middle), 0.0)
-    moved = np.where(np.isfinite(moved), moved, 0.0)
-    bound: Array = 2 * depth * unit * (SAFETY * moved / step + size + _typical(middle))
-    return bound
+    moved = [np.zeros(part.shape) for part in middle]
+    with np.errstate(invalid="ignore"):
+        for _ in range(PROBES):
+            nudged = function(x * (1 + step * signs.choice([-1.0, 1.0], x.shape)).astype(x.dtype))
+            for place, (there, here) in enumerate(zip(nudged, middle, strict=True)):
+                apart = np.abs(np.where(here == -np.inf, 0.0, there - here))
+                moved[place] = np.maximum(moved[place], np.where(np.isfinite(apart), apart, 0.0))
+    return tuple(
+        2 * depth * unit * (SAFETY * far / step + np.where(np.isfinite(here), np.abs(here), 0.0) + _typical(here))
+        for far, here in zip(moved, middle, strict=True)
+    )
 
 
 def _typical(values: Array) -> Array:

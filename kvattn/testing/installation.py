@@ -108,6 +108,6 @@ def _broken(law: Callable[[Case], None], variant: str, choices: Recorded) -> str
     """The sentence of a failure, or nothing."""
     try:
         law(ZOO[variant](choices))
-    except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError, Warning) as failure:
+    except Exception as failure:  # noqa: BLE001 whatever a variant raises is a finding, not the end of the check
         return f"{type(failure).__name__}: {failure}"
     return ""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kvattn.counting import counting
-from kvattn.testing.closeness import conditioned_bound
+from kvattn.testing.closeness import conditioned_bounds
 from kvattn.typing import Array, Attended
 
 
@@ -109,20 +109,16 @@ def step_is_definition(case: Case) -> None:
     positions = np.arange(case.x.shape[1])
     found, _ = stepped(case.variant, case.x, ())
     wanted = case.variant.definition(case.x, positions)
-    for number, name in enumerate(("out", "lse")):
-
-        def defined(x: Array, part: int = number) -> Array:
-            attended: Attended = case.variant.definition(x, positions)
-            return attended[part]
-
-        bound = conditioned_bound(defined, case.x, case.depth)
-        error = np.abs(np.where(found[number] == wanted[number], 0.0, found[number] - wanted[number]))
-        beyond = ~(error <= bound) & ~(np.isnan(found[number]) & np.isnan(wanted[number]))
-        if found[number].shape != wanted[number].shape or beyond.any():
+    bounds = conditioned_bounds(lambda x: tuple(case.variant.definition(x, positions)), case.x, case.depth)
+    for name, got, right, bound in zip(("out", "lse"), found, wanted, bounds, strict=True):
+        with np.errstate(invalid="ignore"):
+            error = np.abs(np.where(got == right, 0.0, got - right))
+        beyond = ~(error <= bound) & ~(np.isnan(got) & np.isnan(right))
+        if got.shape != right.shape or beyond.any():
             at = tuple(int(n) for n in np.argwhere(beyond)[0])
             raise LawError(
-                f"step is definition: {name}{list(at)} is {found[number][at]!r}, "
-                f"defined as {wanted[number][at]!r}, allowed to differ by {bound[at]:.3g}"
+                f"step is definition: {name}{list(at)} is {got[at]!r}, defined as {right[at]!r}, "
+                f"allowed to differ by {bound[at]:.3g}"
             )
 
 

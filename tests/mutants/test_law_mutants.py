@@ -17,7 +17,7 @@ from kvattn.core import streaming
 from kvattn.counting import Tally
 from kvattn.testing.choices import Recorded
 from kvattn.testing.laws import LAWS, Case, LawError
-from kvattn.testing.zoo import grouped
+from kvattn.testing.zoo.grouped import grouped
 from kvattn.typing import Array, Attended
 from kvattn.variants.dense.grouped import Grouped
 

@@ -17,7 +17,7 @@ from kvattn.testing.closeness import conditioned_bound
 from kvattn.testing.latent_by_hand import latent_by_hand
 from kvattn.testing.laws import LAWS, Case, stepped
 from kvattn.testing.strategies import Drawn
-from kvattn.testing.zoo import case_of, dtype_of, length_of
+from kvattn.testing.zoo.parts import case_of, dtype_of, length_of
 from kvattn.variants.compressed.latent import Absorbed, Expanded
 from kvattn.variants.compressed.latent_projections import LatentProjections
 

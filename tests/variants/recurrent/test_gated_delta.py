@@ -11,47 +11,10 @@ import numpy as np
 import pytest
 
 from kvattn.errors import ArgumentError, DtypeError, PositionError, RollbackError, ShapeError
-from kvattn.testing.choices import numbers, pick
-from kvattn.testing.laws import LAWS, Case, stepped
+from kvattn.testing.laws import LAWS, stepped
 from kvattn.testing.recurrent_bounds import layer_bound
-from kvattn.testing.strategies import Drawn
-from kvattn.testing.zoo import cuts_of, dtype_of, hidden_of, length_of
+from kvattn.testing.strategies import cases
 from kvattn.variants.recurrent.gated_delta import GatedDelta, weight_shapes
-
-
-def layer_of(choices: Any, **options: Any) -> GatedDelta:
-    """Layers of any sizes, weights as they come out of training: products of order one, decays fast and slow."""
-    dtype = dtype_of(choices)
-    key_heads = choices.integer(1, 3, "Hk")
-    hidden = choices.integer(1, 11, "M")
-    shapes = weight_shapes(
-        hidden=hidden,
-        key_heads=key_heads,
-        heads=key_heads * choices.integer(1, 3, "G"),
-        width=choices.integer(1, 9, "Dk"),
-        value_width=choices.integer(1, 9, "Dv"),
-        taps=pick(choices, (4, None, 1, 2), "c"),
-    )
-    weights: dict[str, Any] = {
-        name: numbers(choices, s, dtype, name, s[0] ** -0.5 if len(s) > 1 else 1) for name, s in shapes.items()
-    }
-    weights["log_rate"] += pick(choices, (0, 3, -6), "rate")
-    return GatedDelta(
-        **weights,
-        key_heads=key_heads,
-        negative_eigenvalues=choices.integer(0, 1, "negative") == 1,
-        scale=pick(choices, (None, 1.0), "scale"),
-        rollback=options.get("rollback", choices.integer(0, 5, "rollback")),
-    )
-
-
-@st.composite
-def cases(draw: Callable[..., Any]) -> Case:
-    choices = Drawn(draw)
-    layer = layer_of(choices)
-    batch, length = choices.integer(1, 3, "B"), length_of(choices)
-    x = hidden_of(choices, batch, length, layer.query.shape[0], layer.query.dtype)
-    return Case(layer, x, cuts_of(choices, length), lambda _: layer, None, layer.rollback, depth=200 + 8 * length)
 
 
 def a_layer(seed: Any = 0, dtype: Any = np.float64, taps: Any = 3, **options: Any) -> Any:
@@ -153,7 +116,7 @@ def test_all_forms_equal_python_floats(dtype: Any, taps: Any, options: Any) -> N
 
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("law", LAWS)
-@given(case=cases())
+@given(case=cases("gated_delta"))
 def test_every_law_holds(law: Any, ordered: Any, case: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if ordered:
@@ -162,14 +125,14 @@ def test_every_law_holds(law: Any, ordered: Any, case: Any) -> None:
         LAWS[law](case)
 
 
-@given(cases())
+@given(cases("gated_delta"))
 def test_a_step_is_the_definition_within_the_derived_bound(case: Any) -> None:
     layer, x = case.variant, case.x
     found, wanted = layer.step(layer.start(len(x)), x)[0], layer.definition(x, np.arange(x.shape[1]))
     assert (np.abs(found.out - wanted.out) <= layer_bound(layer, x)).all()
 
 
-@given(cases(), st.data())
+@given(cases("gated_delta"), st.data())
 def test_chunks_are_a_step_within_the_derived_bound(case: Any, data: Any) -> None:
     layer, x = case.variant, case.x[:, :40]
     length = x.shape[1]

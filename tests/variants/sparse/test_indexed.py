@@ -17,7 +17,7 @@ from kvattn.testing.closeness import conditioned_bound
 from kvattn.testing.latent_by_hand import index_by_hand, latent_by_hand
 from kvattn.testing.laws import LAWS, Case, stepped
 from kvattn.testing.strategies import Drawn
-from kvattn.testing.zoo import case_of, dtype_of, length_of
+from kvattn.testing.zoo.parts import case_of, dtype_of, length_of
 from kvattn.typing import Mask
 from kvattn.variants.compressed.latent import Absorbed
 from kvattn.variants.compressed.latent_projections import LatentProjections

@@ -1,0 +1,47 @@
+"""Small examples of every variant, drawn from choices: sizes that differ, at least two features at once.
+
+One file per variant file, one function per class in it, listed in `ZOO` by name.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from kvattn.testing.choices import Choices, Recorded
+from kvattn.testing.laws import Case
+from kvattn.testing.zoo.cross import cross
+from kvattn.testing.zoo.gated_delta import gated_delta
+from kvattn.testing.zoo.grouped import grouped
+from kvattn.testing.zoo.indexed import indexed
+from kvattn.testing.zoo.latent import absorbed, expanded
+from kvattn.testing.zoo.sinks import kept_sinks, reindexed_sinks
+from kvattn.variants.dense.cross import Cross
+
+ZOO: Mapping[str, Callable[[Choices], Case]] = {
+    "grouped": grouped,
+    "cross": cross,
+    "expanded": expanded,
+    "absorbed": absorbed,
+    "kept_sinks": kept_sinks,
+    "reindexed_sinks": reindexed_sinks,
+    "indexed": indexed,
+    "gated_delta": gated_delta,
+}
+"""A case generator for every variant, by name."""
+
+__all__ = ["ZOO", "smallest"]
+
+
+def smallest(name: str) -> Case:
+    """The simplest case of a variant that has three tokens in two sequences.
+
+    >>> smallest("grouped").x.shape[:2]
+    (2, 3)
+    """
+    case = ZOO[name](Recorded())
+    layer, x = case.variant, np.arange(1.0, 7.0).reshape(2, 3, 1) / 7
+    if isinstance(layer, Cross):
+        layer = replace(layer, memory=np.ones((2, 4, 1)))
+        return replace(case, variant=layer, x=x, alone=lambda b: replace(layer, memory=layer.memory[b : b + 1]))
+    return replace(case, x=x, cuts=(1,))
