@@ -99,20 +99,19 @@ def reduced(fails: Callable[[Recorded], bool], made: Sequence[int], budget: int 
     >>> reduced(lambda choices: choices.integer(0, 100, "n") >= 7, [93])
     [7]
     """
-    best = list(made)
-    tried = 0
-    moved = True
-    while moved and tried < budget:
-        moved = False
-        for place in range(len(best)):
+    best, tried, moved = list(made), 0, True
+    while moved:
+        moved, place = False, 0
+        while place < len(best):  # a smaller case may ask for fewer choices
             for smaller in _smaller(best[place]):
+                if tried == budget:
+                    return best
                 tried += 1
                 attempt = Recorded([*best[:place], smaller, *best[place + 1 :]])
                 if fails(attempt):
                     best, moved = attempt.made, True
                     break
-            if place >= len(best) or tried >= budget:
-                break
+            place += 1
     return best
 
 
