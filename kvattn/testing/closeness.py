@@ -7,8 +7,9 @@ conditioning κ that the data themselves show.  So::
 
     |found - wanted|  <=  2 · n · u · (κ + |wanted|),      κ = max over probes of |f(x(1 + δε)) - f(x)| / δ
 
-with ε random signs and δ small but far above u; 2 because both sides round.  κ is measured on the
-function under test's *definition*, at the precision of the data, with `PROBES` sign patterns: a
+with ε random in [-1, 1] and δ small but far above u; 2 because both sides round.  Signs alone would
+miss that two numbers cancel whenever they draw the same one.  κ is measured on the
+function under test's *definition*, at the precision of the data, with `PROBES` draws: a
 lower estimate of the worst case, times `SAFETY`.  What the bound cannot see: an error smaller than
 about ``n·u·κ``; at n = 100 in float64 that is 1e-14 relative.
 """
@@ -20,7 +21,7 @@ import numpy as np
 from kvattn.typing import Array
 
 PROBES = 4
-"""Sign patterns tried."""
+"""Draws tried."""
 
 SAFETY = 8.0
 """How much larger the true conditioning may be than the largest probe."""
@@ -61,16 +62,16 @@ def conditioned_bounds(function: Callable[[Array], tuple[Array, ...]], x: Array,
     unit = float(np.finfo(x.dtype).eps) / 2
     step = float(np.sqrt(np.finfo(x.dtype).eps))
     middle = function(x)
-    signs = np.random.default_rng(0)
+    draws = np.random.default_rng(0)
     moved = [np.zeros(part.shape) for part in middle]
     with np.errstate(invalid="ignore"):
         for _ in range(PROBES):
-            nudged = function(x * (1 + step * signs.choice([-1.0, 1.0], x.shape)).astype(x.dtype))
+            nudged = function(x * (1 + step * draws.uniform(-1.0, 1.0, x.shape)).astype(x.dtype))
             for place, (there, here) in enumerate(zip(nudged, middle, strict=True)):
                 apart = np.abs(np.where(here == -np.inf, 0.0, there - here))
                 moved[place] = np.maximum(moved[place], np.where(np.isfinite(apart), apart, 0.0))
     return tuple(
-        2 * depth * unit * (SAFETY * far / step + np.where(np.isfinite(here), np.abs(here), 0.0) + _typical(here))
+        np.where(np.isfinite(here), 2 * depth * unit * (SAFETY * far / step + np.abs(here) + _typical(here)), 0.0)
         for far, here in zip(moved, middle, strict=True)
     )
 

@@ -40,8 +40,10 @@ def smallest(name: str) -> Case:
     (2, 3)
     """
     case = ZOO[name](Recorded())
-    layer, x = case.variant, np.arange(1.0, 7.0).reshape(2, 3, 1) / 7
-    if isinstance(layer, Cross):
-        layer = replace(layer, memory=np.ones((2, 4, 1)))
-        return replace(case, variant=layer, x=x, alone=lambda b: replace(layer, memory=layer.memory[b : b + 1]))
-    return replace(case, x=x, cuts=(1,))
+    count = 6 * case.x.shape[2]
+    case = replace(case, x=np.arange(1.0, count + 1).reshape(2, 3, -1) / (count + 1), cuts=(1,))
+    if not isinstance(case.variant, Cross):
+        return case
+    memory = np.ones((2, 4, 1))
+    layer, twin = replace(case.variant, memory=memory), replace(case.twin, memory=memory)
+    return replace(case, variant=layer, twin=twin, alone=lambda b: replace(layer, memory=memory[b : b + 1]))

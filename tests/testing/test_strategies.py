@@ -1,0 +1,68 @@
+"""Hypothesis draws the same cases, and shrinks them to the smallest that fail."""
+
+from hypothesis import find, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
+import pytest
+
+from kvattn.testing.laws import LawError, cost_is_count, decode_is_recompute
+from kvattn.testing.strategies import Drawn, cases
+from kvattn.testing.zoo import ZOO
+
+QUICK = settings(max_examples=300, database=None, deadline=None, derandomize=True)
+
+
+@given(st.data(), st.integers(-5, 5), st.integers(0, 9))
+def test_integers_keep_their_bounds(data: st.DataObject, low: int, size: int) -> None:
+    assert low <= Drawn(data.draw).integer(low, low + size, "n") <= low + size
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_variant_can_be_drawn(name: str) -> None:
+    @settings(max_examples=5)
+    @given(cases(name))
+    def keeps_its_law(case: object) -> None:
+        cost_is_count(case)  # type: ignore[arg-type]
+
+    keeps_its_law()
+
+
+def test_cases_shrink_to_the_smallest_that_fail() -> None:
+    found = find(cases("grouped"), lambda case: case.x.shape[1] >= 3 and len(case.cuts) > 0, settings=QUICK)
+    assert found.x.shape == (1, 3, 1)
+    assert found.cuts == (0,)
+    assert found.variant.page == 256
+    assert found.variant.softcap is found.variant.sinks is found.variant.rotation is None
+
+
+def test_what_never_fails_is_not_found() -> None:
+    with pytest.raises(NoSuchExample):
+        find(cases("grouped"), lambda case: case.x.ndim != 3, settings=settings(QUICK, max_examples=20))
+
+
+def test_a_law_that_breaks_is_found_and_shrunk() -> None:
+    """Mutant: a case whose cuts lie about the order of tokens."""
+
+    def breaks(case: object) -> bool:
+        try:
+            decode_is_recompute(case)  # type: ignore[arg-type]
+        except LawError:
+            return True
+        return False
+
+    @st.composite
+    def spoiled(draw: st.DrawFn) -> object:
+        case = draw(cases("grouped"))
+        step = type(case.variant).step
+
+        class Late(type(case.variant)):  # type: ignore[misc]
+            def step(self, cache: object, x: object) -> object:
+                attended, later = step(self, cache, x)
+                return attended._replace(out=attended.out + later.length * 1e-9), later
+
+        names = type(case.variant).__dataclass_fields__
+        layer = Late(**{name: getattr(case.variant, name) for name in names})
+        return type(case)(layer, case.x, case.cuts, lambda _: layer, None, None, case.depth)
+
+    found = find(spoiled(), breaks, settings=QUICK)
+    assert found.x.shape == (1, 2, 1)  # type: ignore[attr-defined]
