@@ -10,64 +10,19 @@ import pytest
 from kvattn.caches.rows import key_value, latent
 from kvattn.counting import counting
 from kvattn.errors import ArgumentError, DtypeError, ShapeError
-from kvattn.masks import Causal, Chunked, Document, Sink, Window
+from kvattn.masks import Causal, Document, Sink, Window
 from kvattn.positions import Alibi, Rotary
-from kvattn.testing.choices import Choices, Recorded, numbers, pick
+from kvattn.testing.choices import Recorded
 from kvattn.testing.closeness import conditioned_bound
 from kvattn.testing.latent_by_hand import latent_by_hand
-from kvattn.testing.laws import LAWS, Case, stepped
+from kvattn.testing.laws import LAWS, stepped
 from kvattn.testing.strategies import Drawn
-from kvattn.testing.zoo.parts import case_of, dtype_of, length_of
+from kvattn.testing.zoo.latent import absorbed, expanded
 from kvattn.variants.compressed.latent import Absorbed, Expanded
 from kvattn.variants.compressed.latent_projections import LatentProjections
 
 FORMS = (Expanded, Absorbed)
-
-
-def weights_of(choices: Choices, dtype: Any, low_rank: bool) -> LatentProjections:
-    """Weights with sizes that differ."""
-    heads, nope, rope = choices.integer(1, 4, "Hq"), choices.integer(1, 6, "Dn"), 2 * choices.integer(1, 3, "Dr/2")
-    value_width, rank, hidden = choices.integer(1, 7, "Dv"), choices.integer(1, 9, "r"), choices.integer(1, 11, "M")
-    source = choices.integer(1, 5, "rq") if low_rank else hidden
-
-    def matrix(rows: int, columns: int) -> Any:
-        return numbers(choices, (rows, columns), dtype, "weights", rows**-0.5)
-
-    def norm(width: int) -> Any:
-        return 1 + numbers(choices, (width,), dtype, "norm", 0.3)
-
-    return LatentProjections(
-        matrix(hidden, rank),
-        norm(rank),
-        matrix(hidden, rope),
-        matrix(rank, heads * nope),
-        matrix(rank, heads * value_width),
-        matrix(source, heads * (nope + rope)),
-        matrix(heads * value_width, hidden),
-        heads,
-        matrix(hidden, source) if low_rank else None,
-        norm(source) if low_rank else None,
-    )
-
-
-def case(choices: Choices, form: Callable[..., Any]) -> Case:
-    """Either form under a mask and up to five more features."""
-    dtype = dtype_of(choices)
-    w = weights_of(choices, dtype, low_rank=choices.integer(0, 1, "low rank") == 1)
-    window = choices.integer(1, 9, "window")
-    masks = (Causal(), Causal() & Window(window), Causal() & (Window(window) | Sink(2)), Causal() & Chunked(window))
-    turned = choices.integer(0, 2, "rotary")
-    form_layer = form(
-        w,
-        pick(choices, masks, "mask"),
-        rotation=Rotary.of(w.rope_width, layout="half" if turned == 1 else "adjacent") if turned else None,
-        mods=(Alibi.of(w.heads),) if choices.integer(0, 1, "alibi") else (),
-        scale=pick(choices, (None, 0.7), "scale"),
-        softcap=pick(choices, (None, 1.5), "softcap"),
-        sinks=numbers(choices, (w.heads,), dtype, "sinks") if choices.integer(0, 1, "sinks") else None,
-        page=pick(choices, (256, 1, 2, 3, 7, 64), "page"),
-    )
-    return case_of(choices, form_layer, choices.integer(1, 3, "B"), length_of(choices), w.hidden, dtype)
+CASES = {Expanded: expanded, Absorbed: absorbed}
 
 
 def roundings(w: LatentProjections, keys: int) -> int:
@@ -119,7 +74,7 @@ def example(form: Callable[..., Any], dtype: Any = np.float64, **features: Any) 
 def test_every_law_holds(law: str, form: Any, arithmetic: str) -> None:
     @given(st.data())
     def holds(data: Any) -> None:
-        LAWS[law](case(Drawn(data.draw), form))
+        LAWS[law](CASES[form](Drawn(data.draw)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KVATTN_ARITHMETIC", arithmetic)
@@ -167,8 +122,8 @@ def test_definition_and_step_are_what_is_computed_by_hand(form: Any, features: d
 @given(st.data())
 def test_the_two_forms_agree_within_the_bound(data: Any) -> None:
     made = Recorded(seed=data.draw(st.integers(0, 2**32)))
-    left = case(made, Expanded)
-    right = case(Recorded(made.made), Absorbed)
+    left = expanded(made)
+    right = absorbed(Recorded(made.made))
     at = np.arange(left.x.shape[1])
     a, b = stepped(left.variant, left.x, ())[0], stepped(right.variant, right.x, ())[0]
     for n in range(2):

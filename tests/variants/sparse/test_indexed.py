@@ -10,76 +10,17 @@ import pytest
 
 from kvattn.counting import counting
 from kvattn.errors import ArgumentError, DtypeError, ShapeError
-from kvattn.masks import Causal, Chunked, Document, Explicit, Prefix, Sink, Window
+from kvattn.masks import Causal, Document, Explicit, Prefix, Window
 from kvattn.positions import Rotary
-from kvattn.testing.choices import Choices, numbers, pick
 from kvattn.testing.closeness import conditioned_bound
 from kvattn.testing.latent_by_hand import index_by_hand, latent_by_hand
-from kvattn.testing.laws import LAWS, Case, stepped
+from kvattn.testing.laws import LAWS, stepped
 from kvattn.testing.strategies import Drawn
-from kvattn.testing.zoo.parts import case_of, dtype_of, length_of
-from kvattn.typing import Mask
+from kvattn.testing.zoo.indexed import indexed
 from kvattn.variants.compressed.latent import Absorbed
 from kvattn.variants.compressed.latent_projections import LatentProjections
 from kvattn.variants.sparse.indexed import Indexed, indexed_latent, top
 from kvattn.variants.sparse.lightning_indexer import LightningIndexer
-
-
-def case(choices: Choices) -> Case:
-    """Sparse attention under a mask and up to four more features; M and Di above 3, so that scores do not all tie."""
-    dtype = dtype_of(choices)
-    heads, nope, rope = choices.integer(1, 4, "Hq"), choices.integer(1, 6, "Dn"), 2 * choices.integer(1, 3, "Dr/2")
-    value_width, rank, hidden = choices.integer(1, 7, "Dv"), choices.integer(2, 9, "r"), choices.integer(4, 11, "M")
-    index_heads, index_width = choices.integer(1, 5, "Hi"), choices.integer(4, 10, "Di")
-    low_rank = choices.integer(0, 1, "low rank") == 1
-    source = choices.integer(3, 5, "rq") if low_rank else hidden
-
-    def matrix(rows: int, columns: int) -> Any:
-        return numbers(choices, (rows, columns), dtype, "weights", rows**-0.5)
-
-    def norm(width: int) -> Any:
-        return 1 + numbers(choices, (width,), dtype, "norm", 0.3)
-
-    w = LatentProjections(
-        matrix(hidden, rank),
-        norm(rank),
-        matrix(hidden, rope),
-        matrix(rank, heads * nope),
-        matrix(rank, heads * value_width),
-        matrix(source, heads * (nope + rope)),
-        matrix(heads * value_width, hidden),
-        heads,
-        matrix(hidden, source) if low_rank else None,
-        norm(source) if low_rank else None,
-    )
-    turned = choices.integer(0, 1, "rotary") == 1
-    indexer = LightningIndexer(
-        matrix(source, index_heads * index_width),
-        matrix(hidden, index_width),
-        matrix(hidden, index_heads),
-        norm(index_width),
-        norm(index_width) - 1,
-        index_heads,
-        Rotary.of(4) if turned else None,
-    )
-    window = choices.integer(1, 9, "window")
-    masks: tuple[Mask, ...] = (
-        Causal(),
-        Causal() & Window(window),
-        Causal() & (Window(window) | Sink(2)),
-        Causal() & Chunked(window),
-    )
-    layer = Indexed(
-        w,
-        indexer,
-        keep=choices.integer(1, 9, "keep"),
-        mask=pick(choices, masks, "mask"),
-        rotation=Rotary.of(rope, layout="adjacent") if turned else None,
-        softcap=pick(choices, (None, 1.5), "softcap"),
-        sinks=numbers(choices, (heads,), dtype, "sinks") if choices.integer(0, 1, "sinks") else None,
-        page=pick(choices, (256, 1, 2, 3, 7, 64), "page"),
-    )
-    return case_of(choices, layer, choices.integer(1, 3, "B"), length_of(choices), hidden, dtype)
 
 
 def example(dtype: Any = np.float64, keep: int = 4, length: int = 13, **features: Any) -> tuple[Indexed, Any]:
@@ -143,7 +84,7 @@ def apart(a: Any, b: Any) -> Any:
 def test_every_law_holds(law: str, arithmetic: str) -> None:
     @given(st.data())
     def holds(data: Any) -> None:
-        LAWS[law](case(Drawn(data.draw)))
+        LAWS[law](indexed(Drawn(data.draw)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KVATTN_ARITHMETIC", arithmetic)
