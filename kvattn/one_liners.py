@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
+from kvattn.arguments import optional_real
 from kvattn.arrays import anything, compute_dtype, floating, positions
 from kvattn.axes import sizes
 from kvattn.caches.blocks import blocks_of
@@ -153,8 +154,8 @@ def attend(
     pipeline = {
         "mask": _mask(mask, rows_of),
         "mods": _mods(bias, rows_of),
-        "scale": number("scale", scale),
-        "softcap": number("softcap", softcap, above=0.0),
+        "scale": optional_real("scale", scale),
+        "softcap": optional_real("softcap", softcap, above=0.0),
         "sinks": sinks,
     }
     flat = k.reshape(batch, *k.shape[-3:]), v.reshape(batch, *v.shape[-3:])
@@ -176,26 +177,6 @@ def check_heads(query_heads: int, kv_heads: int) -> None:
             if kv_heads
             else "k must have at least 1 head, got 0"
         )
-
-
-def number(name: str, value: Any, above: float | None = None) -> float | None:
-    """Read an optional real number as a Python float, so that it promotes nothing.
-
-    >>> number("scale", np.float64(0.5)), number("scale", None)
-    (0.5, None)
-    """
-    if value is None:
-        return None
-    wanted = "a finite number" + ("" if above is None else f" above {above:g}")
-    kind, rank = str(getattr(value, "dtype", "")), getattr(value, "ndim", 0)  # of NumPy's, torch's and JAX's scalars
-    refused = isinstance(value, (bool, str, bytes, bytearray)) or "bool" in kind or rank > 0
-    try:
-        read = math.nan if refused else float(value)
-    except (TypeError, ValueError, OverflowError):
-        read = math.nan
-    if not math.isfinite(read) or (above is not None and read <= above):
-        raise ArgumentError(f"{name} must be {wanted}, got {value!r}")
-    return read
 
 
 @dataclass(frozen=True)

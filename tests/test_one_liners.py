@@ -12,7 +12,7 @@ import pytest
 import kvattn
 from kvattn.errors import ArgumentError, DtypeError, KvattnError, PositionError, ShapeError
 from kvattn.masks import Causal, Window
-from kvattn.one_liners import attend, attention, number
+from kvattn.one_liners import attend, attention
 from kvattn.positions.alibi import Alibi
 from kvattn.typing import Attended
 
@@ -268,11 +268,6 @@ def test_the_arguments_are_not_touched() -> None:
     found = attend(q, k, v, bias=bias, mask=mask, sinks=sinks)
     assert found.out.flags.writeable
     assert found.lse.flags.writeable
-
-
-@pytest.mark.parametrize("value", [3, 3.0, np.float32(3), np.int8(3), np.array(3.0)])
-def test_a_number_becomes_a_python_float(value: Any) -> None:
-    assert type(number("scale", value)) is float
 
 
 MASK = np.ones((3, 6), bool)

@@ -19,8 +19,9 @@ from typing import Any, Generic, Protocol, cast
 
 import numpy as np
 
+from kvattn.arguments import integer
 from kvattn.caches.blocks import BLOCK, KeyBlock
-from kvattn.caches.rows import R, Schema, whole
+from kvattn.caches.rows import R, Schema
 from kvattn.caches.tables import RawBlock, Table, extend, gather, raw_blocks
 from kvattn.counting import Tally, charge, is_counting
 from kvattn.errors import ArgumentError, RollbackError
@@ -58,8 +59,8 @@ def per_sequence(name: str, value: object, most: Sequence[int]) -> tuple[int, ..
         values = list(value)
         if len(values) != len(most):
             raise ArgumentError(f"{name} must be one integer or one for each of {len(most)} sequences, got {value!r}")
-        return tuple(whole(f"{name} of sequence {b}", v, 0, most[b]) for b, v in enumerate(values))
-    return (whole(name, value, 0, min(most)),) * len(most)
+        return tuple(integer(f"{name} of sequence {b}", v, 0, most[b]) for b, v in enumerate(values))
+    return (integer(name, value, 0, min(most)),) * len(most)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +107,7 @@ class Paged(Generic[R]):
         >>> Paged.start(latent(3), batch=2, page=8)
         Paged(Latent, page=8, lengths=(0, 0))
         """
-        batch, page = whole("batch", batch, 1), whole("page", page, 1)
+        batch, page = integer("batch", batch, 1), integer("page", page, 1)
         return cls(schema, page, (0,) * batch, ((),) * batch)
 
     def __repr__(self) -> str:
@@ -230,7 +231,7 @@ class Paged(Generic[R]):
         """
         if np.ndim(indices) != 1 or not len(indices):
             raise ArgumentError(f"indices must be a row of at least one sequence number, got {indices!r}")
-        chosen = [whole("each of indices", i, 0, self.batch - 1) for i in indices]
+        chosen = [integer("each of indices", i, 0, self.batch - 1) for i in indices]
         lengths = tuple(self.lengths[i] for i in chosen)
         return type(self)(self.schema, self.page, lengths, tuple(self._tables[i] for i in chosen))
 
@@ -242,7 +243,7 @@ class Paged(Generic[R]):
         >>> cache.release(3, 13).held(0).nonzero()[0]
         array([ 0,  1,  2,  3, 12, 13, 14, 15])
         """
-        start = whole("start", start, 0)
+        start = integer("start", start, 0)
         tables = []
         for table, end in zip(self._tables, per_sequence("stop", stop, self.lengths), strict=True):
             first, last = -(-start // self.page), end // self.page
@@ -257,7 +258,7 @@ class Paged(Generic[R]):
         >>> Paged.start(latent(2)).append([np.zeros((1, 1, 2, 2))]).held(0)
         array([ True,  True])
         """
-        sequence = whole("sequence", sequence, 0, self.batch - 1)
+        sequence = integer("sequence", sequence, 0, self.batch - 1)
         pages = np.array([page is not None for page in self._tables[sequence]], np.bool_)
         return pages.repeat(self.page)[: self.lengths[sequence]]
 
@@ -289,11 +290,11 @@ class Paged(Generic[R]):
         if sequence is None:
             chosen: Sequence[int] = range(self.batch)
         else:
-            chosen = (whole("sequence", sequence, 0, self.batch - 1),)
+            chosen = (integer("sequence", sequence, 0, self.batch - 1),)
         if stop is None:
             stop = self.length if sequence is None else self.lengths[chosen[0]]
-        stop = whole("stop", stop, 0, min(self.lengths[b] for b in chosen))
-        start = whole("start", start, 0, stop)
+        stop = integer("stop", stop, 0, min(self.lengths[b] for b in chosen))
+        start = integer("start", start, 0, stop)
         out = [np.empty((len(chosen), f.heads, stop - start, f.width), f.dtype) for f in self.schema.fields]
         for n, b in enumerate(chosen):
             gather(self.page, self._tables[b], start, stop, [target[n] for target in out])
@@ -314,7 +315,7 @@ class Paged(Generic[R]):
         >>> [(block.start, block.key_count, block.arrays[0].shape) for block in cache.raw_blocks(0)]
         [(0, 256, (1, 256, 2)), (256, 44, (1, 256, 2))]
         """
-        sequence = whole("sequence", sequence, 0, self.batch - 1)
+        sequence = integer("sequence", sequence, 0, self.batch - 1)
         return raw_blocks(self.schema, self.page, self._tables[sequence], self.lengths[sequence])
 
     def blocks(self, sequence: int) -> tuple[KeyBlock, ...]:
@@ -349,7 +350,7 @@ class Paged(Generic[R]):
         >>> cache.pages(0) == cache.pages(1)
         True
         """
-        sequence = whole("sequence", sequence, 0, self.batch - 1)
+        sequence = integer("sequence", sequence, 0, self.batch - 1)
         return tuple(None if page is None else page.serial for page in self._tables[sequence])
 
     def footprint(self) -> Mapping[int, int]:

@@ -15,8 +15,9 @@ from typing import Any, Generic, NamedTuple, cast
 
 import numpy as np
 
+from kvattn.arguments import integer
 from kvattn.caches.pages import SERIALS, unwritten
-from kvattn.caches.rows import R, Schema, whole
+from kvattn.caches.rows import R, Schema
 from kvattn.counting import Tally, charge, charge_page
 from kvattn.errors import ArgumentError
 from kvattn.typing import Array
@@ -63,7 +64,7 @@ class BlockPool(Generic[R]):
     """
 
     def __init__(self, schema: Schema[R], blocks: int, size: int = 16) -> None:
-        blocks, self.size = whole("blocks", blocks, 1), whole("size", size, 1)
+        blocks, self.size = integer("blocks", blocks, 1), integer("size", size, 1)
         self.schema = schema
         self.nbytes = blocks * self.size * schema.nbytes
         self._serial = next(SERIALS)
@@ -243,7 +244,7 @@ class BlockPool(Generic[R]):
         ((0,), 2)
         """
         table = self._live(handle)
-        length = whole("length", length, 0, self._lengths[handle])
+        length = integer("length", length, 0, self._lengths[handle])
         first = length // self.size
         touched = table[first:]
         kept = -(-length // self.size)

@@ -9,36 +9,17 @@ and storage turns each field so that products need no transpose: ``[heads, width
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-import operator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from kvattn.arguments import integer
 from kvattn.counting import Tally
 from kvattn.errors import ArgumentError, DtypeError, ShapeError
 from kvattn.typing import Array
 
 R = TypeVar("R", bound=tuple[Any, ...])
-
-
-def whole(name: str, value: object, least: int, most: int | None = None) -> int:
-    """Read an integer argument in ``least <= value <= most``; a bool or a float is refused.
-
-    >>> whole("page", 16, 1)
-    16
-    >>> whole("page", 0, 1)
-    Traceback (most recent call last):
-    kvattn.errors.ArgumentError: page must be an integer >= 1, got 0
-    """
-    legal = f"an integer >= {least}" if most is None else f"an integer in {least} .. {most}"
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = least - 1
-    if isinstance(value, (bool, np.bool_)) or number < least or (most is not None and number > most):
-        raise ArgumentError(f"{name} must be {legal}, got {value!r}")
-    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +60,8 @@ class Field:
         dtype = np.dtype(self.dtype)
         if dtype.kind not in "fiu":
             raise DtypeError(f"dtype of field {self.name} must be floating or integer, got {dtype}")
-        object.__setattr__(self, "heads", whole(f"heads of field {self.name}", self.heads, 1))
-        object.__setattr__(self, "width", whole(f"width of field {self.name}", self.width, 1))
+        object.__setattr__(self, "heads", integer(f"heads of field {self.name}", self.heads, 1))
+        object.__setattr__(self, "width", integer(f"width of field {self.name}", self.width, 1))
         object.__setattr__(self, "dtype", dtype)
 
     @property

@@ -17,9 +17,10 @@ from typing import Any, Generic
 
 import numpy as np
 
+from kvattn.arguments import integer
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.paged import Paged, per_sequence
-from kvattn.caches.rows import R, Schema, whole
+from kvattn.caches.rows import R, Schema
 from kvattn.errors import RollbackError
 from kvattn.typing import Positions
 
@@ -82,7 +83,11 @@ class SinkWindow(Generic[R]):
         >>> SinkWindow.start(latent(2), sinks=4, window=64, rollback=8).lengths
         (0,)
         """
-        sinks, window, rollback = whole("sinks", sinks, 0), whole("window", window, 1), whole("rollback", rollback, 0)
+        sinks, window, rollback = (
+            integer("sinks", sinks, 0),
+            integer("window", window, 1),
+            integer("rollback", rollback, 0),
+        )
         memory = Paged.start(schema, batch, page)
         return cls(sinks, window, rollback, memory, (sinks,) * memory.batch)
 
@@ -210,7 +215,7 @@ class SinkWindow(Generic[R]):
         >>> cache.append([np.zeros((1, 1, 1, 2))]).remembered(0)
         array([0, 5, 6])
         """
-        sequence = whole("sequence", sequence, 0, self.batch - 1)
+        sequence = integer("sequence", sequence, 0, self.batch - 1)
         slots = np.arange(self.lengths[sequence])
         return slots[(slots < self.sinks) | (slots >= self.forgotten[sequence])]
 
@@ -222,7 +227,7 @@ class SinkWindow(Generic[R]):
         >>> cache.append([np.full((1, 1, 1, 1), 6.0)]).rows().latent.ravel()
         array([0., 5., 6.])
         """
-        sequence = whole("sequence", sequence, 0, self.batch - 1)
+        sequence = integer("sequence", sequence, 0, self.batch - 1)
         end = self.lengths[sequence]
         first = self.memory.rows(0, min(self.sinks, end), sequence=sequence)
         last = self.memory.rows(min(self.forgotten[sequence], end), end, sequence=sequence)

@@ -12,9 +12,10 @@ from typing import Generic
 
 import numpy as np
 
+from kvattn.arguments import integer
 from kvattn.caches.paged import per_sequence
 from kvattn.caches.pages import SERIALS
-from kvattn.caches.rows import R, whole
+from kvattn.caches.rows import R
 from kvattn.counting import Tally, charge, charge_page
 from kvattn.errors import ArgumentError, DtypeError, RollbackError, ShapeError
 from kvattn.typing import Array, Positions
@@ -103,7 +104,7 @@ class Snapshots(Generic[R]):
             if array.dtype.kind not in "fiu":
                 raise DtypeError(f"state must be floating or integer arrays, got {array.dtype}")
         kept = tuple(((0, State([x[b] for x in arrays])),) for b in range(batch))
-        return cls(type(state), whole("rollback", rollback, 0), kept)
+        return cls(type(state), integer("rollback", rollback, 0), kept)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -176,7 +177,7 @@ class Snapshots(Generic[R]):
         >>> cache.append([Latent(np.ones((1, 4)))], tokens=3).remembered(0)
         (0, 3)
         """
-        tokens = whole("tokens", len(states) if tokens is None else tokens, len(states))
+        tokens = integer("tokens", len(states) if tokens is None else tokens, len(states))
         if not tokens:
             return self
         if not states:
@@ -238,7 +239,7 @@ class Snapshots(Generic[R]):
         >>> Snapshots.start(Latent(np.zeros((1, 4)))).remembered(0)
         (0,)
         """
-        sequence = whole("sequence", sequence, 0, self.batch - 1)
+        sequence = integer("sequence", sequence, 0, self.batch - 1)
         return tuple(length for length, _ in self.histories[sequence])
 
     def select(self, indices: Sequence[int] | Positions) -> "Snapshots[R]":
@@ -250,7 +251,7 @@ class Snapshots(Generic[R]):
         """
         if np.ndim(indices) != 1 or not len(indices):
             raise ArgumentError(f"indices must be a row of at least one sequence number, got {indices!r}")
-        chosen = [whole("each of indices", i, 0, self.batch - 1) for i in indices]
+        chosen = [integer("each of indices", i, 0, self.batch - 1) for i in indices]
         return replace(self, histories=tuple(self.histories[i] for i in chosen))
 
     def branch(self) -> "Snapshots[R]":

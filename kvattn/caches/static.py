@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NoReturn
 
+from kvattn.arguments import integer
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.paged import Paged, per_sequence
-from kvattn.caches.rows import R, Schema, whole
+from kvattn.caches.rows import R, Schema
 from kvattn.errors import ArgumentError, ShapeError
 from kvattn.typing import Positions
 
@@ -124,7 +125,7 @@ class Static(Generic[R]):
         >>> Static.start(latent(2), [np.ones((1, 1, 7, 2))]).advance(4).length
         4
         """
-        tokens = whole("tokens", tokens, 0)
+        tokens = integer("tokens", tokens, 0)
         return replace(self, lengths=tuple(n + tokens for n in self.lengths))
 
     def truncate(self, length: int | Sequence[int]) -> "Static[R]":

@@ -29,13 +29,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from kvattn.arguments import integer
 from kvattn.arrays import boolean_or_floating, floating
 from kvattn.arrays import positions as read_positions
 from kvattn.axes import sizes
 from kvattn.errors import ArgumentError, ShapeError
 from kvattn.masks import Causal, Explicit, Padding, Window, both
 from kvattn.one_liners import attend
-from kvattn.positions._arguments import integer
 from kvattn.positions.rotary import Rotary
 from kvattn.typing import Array, Attended, Mask, Positions, Visible
 

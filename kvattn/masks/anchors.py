@@ -14,8 +14,8 @@ every engine that decodes are bottom right; ONNX ≤ 1.18 was top left whatever 
 
 import numpy as np
 
+from kvattn.arguments import integer
 from kvattn.masks.causal import Causal
-from kvattn.positions._arguments import integer
 from kvattn.typing import Positions, Visible
 
 

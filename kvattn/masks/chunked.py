@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvattn.arguments import integer
 from kvattn.masks.combine import both, either, inverse
-from kvattn.positions._arguments import integer
 from kvattn.typing import Answer, Indices, Positions, Span, Visible
 
 

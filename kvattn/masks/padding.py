@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvattn.arguments import integers
 from kvattn.errors import ArgumentError
 from kvattn.masks._table import select
 from kvattn.masks.combine import both, either, inverse
-from kvattn.positions._arguments import integers
 from kvattn.typing import Answer, Indices, Positions, Span, Visible
 
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from kvattn.arguments import integer, integers
 from kvattn.errors import ArgumentError, PositionError
 from kvattn.masks.combine import both, either, inverse
-from kvattn.positions._arguments import integer, integers
 from kvattn.typing import Answer, Indices, Positions, Span, Visible
 
 

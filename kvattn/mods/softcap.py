@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvattn.positions._arguments import real
+from kvattn.arguments import real
 from kvattn.typing import Array, Place
 
 

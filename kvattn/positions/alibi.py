@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvattn.arguments import integer, reals
 from kvattn.errors import ArgumentError
-from kvattn.positions._arguments import integer, reals
 from kvattn.typing import Array, Place
 
 

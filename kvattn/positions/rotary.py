@@ -28,9 +28,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kvattn.arguments import integer, integers, real, reals
 from kvattn.counting import Tally, charge
 from kvattn.errors import ArgumentError, DtypeError, ShapeError
-from kvattn.positions._arguments import integer, integers, real, reals
 from kvattn.typing import Array, Positions
 
 

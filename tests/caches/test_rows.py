@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from kvattn.caches.rows import Field, KeyValue, Schema, key_value, latent, whole
+from kvattn.caches.rows import Field, KeyValue, Schema, key_value, latent
 from kvattn.counting import Tally
 from kvattn.errors import ArgumentError, DtypeError, ShapeError
 
@@ -14,23 +14,6 @@ SCHEMA = key_value(2, 3, 4)
 
 def rows(batch: int = 1, new: int = 5) -> KeyValue:
     return KeyValue(np.zeros((batch, 2, new, 3)), np.zeros((batch, 2, new, 4)))
-
-
-@pytest.mark.parametrize("value", [True, np.True_, 0, -1, 1.0, "2", None, np.float64(2), [2]])
-def test_a_count_is_an_integer_and_at_least_one(value: Any) -> None:
-    with pytest.raises(ArgumentError, match="n must be an integer >= 1, got "):
-        whole("n", value, 1)
-
-
-@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3)])
-def test_numpy_integers_are_integers(value: Any) -> None:
-    assert whole("n", value, 1) == 3
-    assert type(whole("n", value, 1)) is int
-
-
-def test_a_range_is_named() -> None:
-    with pytest.raises(ArgumentError, match=r"n must be an integer in 0 \.\. 4, got 5"):
-        whole("n", 5, 0, 4)
 
 
 @pytest.mark.parametrize("dtype", [object, np.complex128, np.bool_, "U3"])

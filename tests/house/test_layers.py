@@ -20,6 +20,7 @@ LAYERS = (
     "errors",
     "typing",
     "arrays",
+    "arguments",
     "axes",
     "arrays",
     "counting",

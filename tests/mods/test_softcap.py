@@ -79,7 +79,7 @@ def test_the_mod_is_the_function_whatever_the_place() -> None:
 
 @pytest.mark.parametrize("cap", [0, 0.0, -1.0, math.inf, math.nan, True, "50", None])
 def test_a_bad_cap_is_named(cap: Any) -> None:
-    words = f"^cap must be a finite number > 0, got {cap!r}$"
+    words = f"^cap must be a finite number above 0, got {cap!r}$"
     with pytest.raises(ArgumentError, match=words):
         softcap(np.zeros(1), cap)
     with pytest.raises(ArgumentError, match=words):

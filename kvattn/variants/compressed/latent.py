@@ -34,6 +34,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from kvattn.arguments import optional_real
 from kvattn.arrays import positions as read_positions
 from kvattn.axes import sizes
 from kvattn.caches.blocks import BLOCK
@@ -44,7 +45,6 @@ from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
 from kvattn.counting import Tally
 from kvattn.masks.causal import Causal
-from kvattn.one_liners import number
 from kvattn.positions.rotary import Rotary
 from kvattn.typing import Array, Attended, Mask, Mod, Positions
 from kvattn.variants.compressed.latent_projections import LatentProjections
@@ -358,8 +358,8 @@ def _definition(layer: _Form, x: Array, positions: Positions) -> Attended:
 
 def _check(layer: _Form) -> None:
     """Refuse a scale or softcap that is no number, and sinks that are not one for each head."""
-    object.__setattr__(layer, "scale", number("scale", layer.scale))
-    object.__setattr__(layer, "softcap", number("softcap", layer.softcap, above=0))
+    object.__setattr__(layer, "scale", optional_real("scale", layer.scale))
+    object.__setattr__(layer, "softcap", optional_real("softcap", layer.softcap, above=0))
     if layer.sinks is not None:
         sizes(("sinks", np.asarray(layer.sinks), str(layer.projections.heads)))
     check_rotation(layer.projections, layer.rotation)

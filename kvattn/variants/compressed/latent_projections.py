@@ -23,11 +23,10 @@ from typing import Any
 import numpy as np
 
 from kvattn import ops
+from kvattn.arguments import integer, real
 from kvattn.axes import sizes
-from kvattn.caches.rows import whole
 from kvattn.counting import Tally
 from kvattn.errors import ArgumentError, DtypeError, ShapeError
-from kvattn.one_liners import number
 from kvattn.typing import Array
 from kvattn.variants.dense.projections import join, split
 
@@ -89,11 +88,8 @@ class LatentProjections:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", whole("heads", self.heads, 1))
-        eps = number("eps", self.eps)
-        if eps is None or eps < 0:
-            raise ArgumentError(f"eps must be a finite number >= 0, got {self.eps!r}")
-        object.__setattr__(self, "eps", eps)
+        object.__setattr__(self, "heads", integer("heads", self.heads, 1))
+        object.__setattr__(self, "eps", real("eps", self.eps, least=0.0))
         if (self.query_down is None) != (self.query_norm is None):
             raise ArgumentError("query_down and query_norm must be given together, got only one of them")
         _hold(

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from kvattn.arguments import optional_real
 from kvattn.arrays import positions as read_positions
 from kvattn.caches.blocks import BLOCK
 from kvattn.caches.rows import KeyValue, Schema, key_value
@@ -26,7 +27,6 @@ from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
 from kvattn.counting import Tally
 from kvattn.errors import ArgumentError
-from kvattn.one_liners import number
 from kvattn.typing import Array, Attended, Mask, Positions
 from kvattn.variants.dense.projections import Projections, check_hidden
 
@@ -66,8 +66,8 @@ class Cross:
 
     def __post_init__(self) -> None:
         w = self.projections
-        object.__setattr__(self, "scale", number("scale", self.scale))
-        object.__setattr__(self, "softcap", number("softcap", self.softcap, above=0.0))
+        object.__setattr__(self, "scale", optional_real("scale", self.scale))
+        object.__setattr__(self, "softcap", optional_real("softcap", self.softcap, above=0.0))
         memory = check_hidden("memory", self.memory, None, int(w.key.shape[0]), w.dtype).copy()
         memory.flags.writeable = False
         object.__setattr__(self, "memory", memory)

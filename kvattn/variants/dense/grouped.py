@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from kvattn.arguments import optional_real
 from kvattn.arrays import floating
 from kvattn.arrays import positions as read_positions
 from kvattn.axes import sizes
@@ -33,7 +34,6 @@ from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
 from kvattn.counting import Tally
 from kvattn.masks.causal import Causal
-from kvattn.one_liners import number
 from kvattn.positions.rotary import Rotary
 from kvattn.typing import Array, Attended, Mask, Mod, Positions
 from kvattn.variants.dense.projections import Projections, check_hidden
@@ -78,8 +78,8 @@ class Grouped:
     page: int = BLOCK
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", number("scale", self.scale))
-        object.__setattr__(self, "softcap", number("softcap", self.softcap, above=0.0))
+        object.__setattr__(self, "scale", optional_real("scale", self.scale))
+        object.__setattr__(self, "softcap", optional_real("softcap", self.softcap, above=0.0))
         if self.sinks is not None:
             sinks = floating("sinks", self.sinks, self.projections.dtype).copy()
             sizes(("sinks", sinks, str(self.projections.heads)))

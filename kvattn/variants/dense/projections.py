@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from kvattn import ops
+from kvattn.arguments import integer
 from kvattn.axes import sizes
-from kvattn.caches.rows import whole
 from kvattn.counting import Tally
 from kvattn.errors import DtypeError, ShapeError
 from kvattn.one_liners import check_heads
@@ -95,7 +95,7 @@ class Projections:
 
     def __post_init__(self) -> None:
         for name in ("heads", "kv_heads"):
-            object.__setattr__(self, name, whole(name, getattr(self, name), 1))
+            object.__setattr__(self, name, integer(name, getattr(self, name), 1))
         check_heads(self.heads, self.kv_heads)
         first = np.asarray(self.query).dtype
         for name in ("query", "key", "value", "output"):

@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvattn import ops
+from kvattn.arguments import integer, real
 from kvattn.arrays import positions as read_positions
 from kvattn.axes import sizes
-from kvattn.caches.rows import whole
 from kvattn.caches.snapshots import Snapshots
 from kvattn.counting import Tally, charge
 from kvattn.errors import ArgumentError, DtypeError, PositionError, ShapeError
@@ -164,15 +164,15 @@ class GatedDelta:
                 raise DtypeError(f"{name} must be float64 or float32 like query, got {held.dtype}")
             held.flags.writeable = False
             object.__setattr__(self, name, held)
-        object.__setattr__(self, "key_heads", whole("key_heads", self.key_heads, 1))
-        object.__setattr__(self, "rollback", whole("rollback", self.rollback, 0))
+        object.__setattr__(self, "key_heads", integer("key_heads", self.key_heads, 1))
+        object.__setattr__(self, "rollback", integer("rollback", self.rollback, 0))
         self._check_shapes()
         if self.scale is not None:
-            object.__setattr__(self, "scale", _number("scale", self.scale, -math.inf))
+            object.__setattr__(self, "scale", real("scale", self.scale))
         if not isinstance(self.negative_eigenvalues, (bool, np.bool_)):
             raise ArgumentError(f"negative_eigenvalues must be True or False, got {self.negative_eigenvalues!r}")
         for name in ("norm_epsilon", "length_epsilon"):
-            object.__setattr__(self, name, _number(name, getattr(self, name), 0.0))
+            object.__setattr__(self, name, real(name, getattr(self, name), least=0.0))
 
     def _check_shapes(self) -> None:
         sizes(("query", self.query, "M keys"), ("log_rate", self.log_rate, "Hv"), ("norm", self.norm, "Dv"))
@@ -271,7 +271,7 @@ class GatedDelta:
         >>> layer.start(2).lengths
         (0, 0)
         """
-        return Snapshots.start(self._blank(whole("batch", batch, 1)), self.rollback)
+        return Snapshots.start(self._blank(integer("batch", batch, 1)), self.rollback)
 
     def step(self, cache: Snapshots[Memory], x: Array) -> tuple[Attended, Snapshots[Memory]]:
         """Take in any number of new tokens, one after the other.
@@ -335,8 +335,8 @@ class GatedDelta:
         >>> cost.matmul, cost.kv_read, cost.kv_written  # seven projections and two products with a state of one number
         (36, 8, 8)
         """
-        whole("past", past, 0)
-        rows = whole("batch", batch, 1) * whole("new", new, 0)
+        integer("past", past, 0)
+        rows = integer("batch", batch, 1) * integer("new", new, 0)
         heads, values = self.log_rate.size, self.value.shape[1]
         keys = self.query.shape[1]
         channels, taps = 2 * keys + values, 0 if self.convolution is None else self.convolution.shape[1]
@@ -418,14 +418,3 @@ class GatedDelta:
 
     def _no_softmax(self, batch: int, length: int) -> Array:
         return np.full((batch, self.log_rate.size, length), np.nan, self.query.dtype)
-
-
-def _number(name: str, value: object, least: float) -> float:
-    """Read a finite number above ``least``; a bool is refused."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise ArgumentError(f"{name} must be a number, got {value!r}")
-    number = float(value)
-    if not least <= number < math.inf or number == -math.inf:
-        wanted = "finite" if least == -math.inf else f"finite and >= {least:g}"
-        raise ArgumentError(f"{name} must be {wanted}, got {value!r}")
-    return number

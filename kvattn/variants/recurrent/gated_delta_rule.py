@@ -34,8 +34,8 @@ import math
 import numpy as np
 
 from kvattn import ops
+from kvattn.arguments import integer
 from kvattn.axes import sizes
-from kvattn.caches.rows import whole
 from kvattn.counting import Tally, charge
 from kvattn.errors import ShapeError
 from kvattn.typing import Array
@@ -100,7 +100,7 @@ def recurrent(
     (array([2., 3.]), array([3.]))
     """
     q, k, length, scale = _check(q, k, v, log_decay, beta, state, scale)
-    keep = whole("keep", keep, 0)
+    keep = integer("keep", keep, 0)
     scaled = q * scale
     decay = ops.exp(log_decay)[..., None, None]
     rate = beta[..., None, None]
@@ -174,7 +174,7 @@ def chunked(
     (array([2., 3.]), array([3.]))
     """
     q, k, length, scale = _check(q, k, v, log_decay, beta, state, scale)
-    chunk = whole("chunk", chunk, 1)
+    chunk = integer("chunk", chunk, 1)
     out = np.empty_like(v)
     for start in range(0, length, chunk):
         part = np.s_[:, :, start : start + chunk]

@@ -34,18 +34,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from kvattn.arguments import integer, optional_real
 from kvattn.arrays import positions as read_positions
 from kvattn.axes import sizes
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
 from kvattn.caches.paged import Paged
-from kvattn.caches.rows import Field, Schema, whole
+from kvattn.caches.rows import Field, Schema
 from kvattn.caches.tables import RawBlock
 from kvattn.core.accounting import Shape
 from kvattn.core.definition import definition
 from kvattn.counting import Tally, charge
 from kvattn.errors import DtypeError, ShapeError
 from kvattn.masks.causal import Causal
-from kvattn.one_liners import number
 from kvattn.positions.rotary import Rotary
 from kvattn.typing import Answer, Array, Attended, Indices, Mask, Positions, Span, Visible
 from kvattn.variants.compressed.latent import whole_heads, whole_query_latents
@@ -123,9 +123,9 @@ class Indexed:
 
     def __post_init__(self) -> None:
         w, indexer = self.projections, self.indexer
-        object.__setattr__(self, "keep", whole("keep", self.keep, 1))
-        object.__setattr__(self, "scale", number("scale", self.scale))
-        object.__setattr__(self, "softcap", number("softcap", self.softcap, above=0))
+        object.__setattr__(self, "keep", integer("keep", self.keep, 1))
+        object.__setattr__(self, "scale", optional_real("scale", self.scale))
+        object.__setattr__(self, "softcap", optional_real("softcap", self.softcap, above=0))
         check_rotation(w, self.rotation)
         source = w.hidden if w.query_down is None else w.query_down.shape[1]
         reads = (indexer.key.shape[0], indexer.query.shape[0])

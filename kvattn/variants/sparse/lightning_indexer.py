@@ -24,13 +24,12 @@ import math
 import numpy as np
 
 from kvattn import ops
+from kvattn.arguments import integer, real
 from kvattn.axes import sizes
 from kvattn.blas import ROWS, tile_product
 from kvattn.caches.blocks import BLOCK
-from kvattn.caches.rows import whole
 from kvattn.counting import Tally, charge
-from kvattn.errors import ArgumentError, DtypeError, ShapeError
-from kvattn.one_liners import number
+from kvattn.errors import DtypeError, ShapeError
 from kvattn.positions.rotary import Rotary
 from kvattn.typing import Array, Positions
 from kvattn.variants.compressed.latent_rows import turned, turned_cost
@@ -76,11 +75,8 @@ class LightningIndexer:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", whole("heads", self.heads, 1))
-        eps = number("eps", self.eps)
-        if eps is None or eps < 0:
-            raise ArgumentError(f"eps must be a finite number >= 0, got {self.eps!r}")
-        object.__setattr__(self, "eps", eps)
+        object.__setattr__(self, "heads", integer("heads", self.heads, 1))
+        object.__setattr__(self, "eps", real("eps", self.eps, least=0.0))
         for name in ("query", "key", "weight", "norm_weight", "norm_bias"):
             held = np.array(getattr(self, name))
             if held.dtype not in (np.dtype(np.float64), np.dtype(np.float32)) or held.dtype != self.query.dtype:

@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from kvattn.arguments import integer
 from kvattn.arrays import positions as read_positions
 from kvattn.caches.blocks import BLOCK
-from kvattn.caches.rows import KeyValue, key_value, whole
+from kvattn.caches.rows import KeyValue, key_value
 from kvattn.caches.sink_window import SinkWindow
 from kvattn.core import streaming
 from kvattn.core.accounting import Shape, attend_cost
@@ -248,10 +249,10 @@ _Layer = KeptSinks | ReindexedSinks
 
 
 def _check(layer: _Layer) -> None:
-    whole("sinks", layer.sinks, 0)
-    whole("window", layer.window, 1)
-    whole("rollback", layer.rollback, 0)
-    whole("page", layer.page, 1)
+    integer("sinks", layer.sinks, 0)
+    integer("window", layer.window, 1)
+    integer("rollback", layer.rollback, 0)
+    integer("page", layer.page, 1)
 
 
 def _start(layer: _Layer, batch: int) -> SinkWindow[KeyValue]:
