@@ -6,6 +6,7 @@ Data go to stdout, messages and progress to stderr.  Exit codes: 0 pass or conve
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 import difflib
 import json
 import os
@@ -177,9 +178,16 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _check_installation(options: argparse.Namespace, show: Callable[[str], None]) -> int:
-    from kvattn.testing.installation import verify
+    from kvattn.testing.installation import Engine, seeded, verify
 
-    outcomes = list(verify(examples=20 if options.cases is None else options.cases, seed=options.seed, tick=show))
+    engine: Engine = seeded
+    source = f"seed {options.seed}"
+    with suppress(ImportError):  # the testing extra
+        from kvattn.testing.strategies import drawn
+
+        engine, source = drawn, f"{source}, drawn and shrunk by Hypothesis"
+    examples = 20 if options.cases is None else options.cases
+    outcomes = list(verify(examples=examples, seed=options.seed, tick=show, engine=engine))
     show("")
     verdict = "fault" if any(outcome.broken for outcome in outcomes) else "pass"
     tried = sum(outcome.tried for outcome in outcomes)
@@ -197,7 +205,7 @@ def _check_installation(options: argparse.Namespace, show: Callable[[str], None]
             for outcome in broken
         ]
         head = {"schemaVersion": 1, "target": "installation", "verdict": verdict, "findings": findings}
-        _print_json({**head, "seed": options.seed, "outcomes": rows})
+        _print_json({**head, "seed": options.seed, "source": source, "outcomes": rows})
         return int(verdict == "fault")
     variants, laws = (list(dict.fromkeys(names)) for names in zip(*((o.variant, o.law) for o in outcomes), strict=True))
     cell = {(o.variant, o.law): "BROKEN" if o.broken else str(o.tried) for o in outcomes}
@@ -207,7 +215,7 @@ def _check_installation(options: argparse.Namespace, show: Callable[[str], None]
         print(f"{law:<{wide}}", *(f"{cell.get((v, law), '-'):>{broad}}" for v, broad in columns.items()), sep="  ")
     for outcome in broken:
         print(f"\n{outcome.variant} breaks {outcome.law}: {outcome.broken}\n  reproduce: {outcome.reproduce}")
-    text = f"\n{verdict}: {len(laws)} laws, {len(variants)} variants, {tried} cases, seed {options.seed}"
+    text = f"\n{verdict}: {len(laws)} laws, {len(variants)} variants, {tried} cases, {source}"
     print(_painted(text, verdict, options))
     return int(verdict == "fault")
 

@@ -36,7 +36,11 @@ def test_nothing_is_an_optional_number() -> None:
     assert optional_real("scale", None) is None
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "1", b"1", True, np.True_, 1j, [1.0], 10**400], ids=lambda value: f"{type(value).__module__} {str(value)[:9]}")
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, "1", b"1", True, np.True_, 1j, [1.0], 10**400],
+    ids=lambda value: f"{type(value).__module__} {str(value)[:9]}",
+)
 def test_what_is_no_finite_number_is_refused(value: Any) -> None:
     with pytest.raises(ArgumentError, match=r"^scale must be a finite number, got "):
         real("scale", value)

@@ -172,3 +172,16 @@ def test_a_closed_pipe_is_quiet() -> None:
 def test_python_m_kvattn_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "kvattn", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("kvattn ")
+
+
+def test_without_hypothesis_the_installation_is_verified_from_a_seed(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kvattn.testing.strategies", None)
+    assert main(["check", "--cases", "1"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("seed 0")
+
+
+def test_with_hypothesis_it_draws(capsys: Captured) -> None:
+    assert main(["check", "--cases", "1"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("seed 0, drawn and shrunk by Hypothesis")

@@ -1,15 +1,17 @@
-"""Verify this installation: every variant against every law, on cases drawn from a seed.
+"""Verify this installation: every variant against every law, on drawn cases.
 
-It needs NumPy alone.  A failing case is made smaller (`kvattn.testing.choices.reduced`) and reported
-as the list of choices that replays it.
+`seeded` needs NumPy alone: it draws from a seed and makes a failing case smaller itself
+(`kvattn.testing.choices.reduced`).  `kvattn.testing.strategies.drawn`, with the ``testing`` extra, lets
+Hypothesis draw and shrink.  Either reports a failing case as the list of choices that replays it.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 import time
+from typing import TypeAlias
 
-from kvattn.testing.choices import Recorded, reduced
-from kvattn.testing.laws import LAWS, Case
+from kvattn.testing.choices import Choices, Recorded, reduced
+from kvattn.testing.laws import LAWS
 from kvattn.testing.zoo import ZOO
 
 
@@ -64,7 +66,13 @@ def replay(variant: str, law: str, choices: list[int]) -> None:
     LAWS[law](ZOO[variant](Recorded(choices)))
 
 
-def verify(examples: int = 20, seed: int = 0, tick: Callable[[str], None] = lambda _: None) -> Iterator[Outcome]:
+Engine: TypeAlias = Callable[[str, str, int, int], Outcome]
+"""Tries one variant under one law: ``engine(variant, law, examples, seed)``."""
+
+
+def verify(
+    examples: int = 20, seed: int = 0, tick: Callable[[str], None] = lambda _: None, engine: Engine | None = None
+) -> Iterator[Outcome]:
     """Try every variant against every law.
 
     Parameters
@@ -75,6 +83,8 @@ def verify(examples: int = 20, seed: int = 0, tick: Callable[[str], None] = lamb
         Where they are drawn from.
     tick
         Called with what is being tried, for progress.
+    engine
+        Draws the cases; `seeded` unless given.
 
     Yields
     ------
@@ -90,24 +100,33 @@ def verify(examples: int = 20, seed: int = 0, tick: Callable[[str], None] = lamb
     for variant in ZOO:
         for law in LAWS:
             tick(f"{variant}: {law}")
-            yield _try(variant, law, examples, seed)
+            yield (engine or seeded)(variant, law, examples, seed)
 
 
-def _try(variant: str, law: str, examples: int, seed: int) -> Outcome:
+def seeded(variant: str, law: str, examples: int, seed: int) -> Outcome:
+    """Try one variant under one law on cases drawn from a seed.
+
+    >>> seeded("cross", "cost_is_count", 3, 0).tried
+    3
+    """
     began = time.perf_counter()
     for number in range(examples):
         choices = Recorded(seed=hash((seed, number)) & 0xFFFFFFFF)
-        if _broken(LAWS[law], variant, choices):
-            small = reduced(lambda attempt: bool(_broken(LAWS[law], variant, attempt)), choices.made)
-            sentence = _broken(LAWS[law], variant, Recorded(small))
+        if broken(variant, law, choices):
+            small = reduced(lambda attempt: bool(broken(variant, law, attempt)), choices.made)
+            sentence = broken(variant, law, Recorded(small))
             return Outcome(variant, law, number + 1, time.perf_counter() - began, sentence, tuple(small))
     return Outcome(variant, law, examples, time.perf_counter() - began)
 
 
-def _broken(law: Callable[[Case], None], variant: str, choices: Recorded) -> str:
-    """The sentence of a failure, or nothing."""
+def broken(variant: str, law: str, choices: Choices) -> str:
+    """The sentence of a failure, or nothing.
+
+    >>> broken("grouped", "cost_is_count", Recorded())
+    ''
+    """
     try:
-        law(ZOO[variant](choices))
+        LAWS[law](ZOO[variant](choices))
     except Exception as failure:  # noqa: BLE001 whatever a variant raises is a finding, not the end of the check
         return f"{type(failure).__name__}: {failure}"
     return ""

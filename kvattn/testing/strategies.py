@@ -4,10 +4,14 @@ Needs the ``testing`` extra.
 """
 
 from collections.abc import Callable
+import time
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import seed as seeded_with
 from hypothesis import strategies as st
 
-from kvattn.testing.laws import Case
+from kvattn.testing.installation import Outcome, broken
+from kvattn.testing.laws import Case, LawError
 from kvattn.testing.zoo import ZOO
 
 
@@ -22,6 +26,7 @@ class Drawn:
     """
 
     def __init__(self, draw: Callable[[st.SearchStrategy[int]], int]) -> None:
+        self.made: list[int] = []
         self._draw = draw
 
     def integer(self, low: int, high: int, label: str) -> int:
@@ -30,7 +35,9 @@ class Drawn:
         >>> Drawn(lambda strategy: 2).integer(1, 3, "n")
         2
         """
-        return self._draw(st.integers(low, high))
+        number = self._draw(st.integers(low, high))
+        self.made.append(number - low)
+        return number
 
 
 @st.composite
@@ -42,3 +49,33 @@ def cases(draw: st.DrawFn, variant: str) -> Case:
     >>> given(cases("grouped"))(cost_is_count)()
     """
     return ZOO[variant](Drawn(draw))
+
+
+def drawn(variant: str, law: str, examples: int, seed: int) -> Outcome:
+    """Try one variant under one law on cases that Hypothesis draws and shrinks: an engine of `verify`.
+
+    >>> drawn("cross", "cost_is_count", 3, 0).broken
+    ''
+    """
+    began = time.perf_counter()
+    tried = 0
+    failing: list[tuple[str, list[int]]] = []  # the last one is the smallest: Hypothesis runs it once more in the end
+
+    @seeded_with(seed)
+    @settings(max_examples=examples, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def holds(data: st.DataObject) -> None:
+        nonlocal tried
+        tried += not failing
+        choices = Drawn(data.draw)
+        sentence = broken(variant, law, choices)
+        if sentence:
+            failing.append((sentence, choices.made))
+            raise LawError(sentence)
+
+    try:
+        holds()
+    except LawError:
+        sentence, made = failing[-1]
+        return Outcome(variant, law, tried, time.perf_counter() - began, sentence, tuple(made))
+    return Outcome(variant, law, tried, time.perf_counter() - began)

@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 import pytest
 
-from kvattn.testing.laws import LawError, cost_is_count, decode_is_recompute
-from kvattn.testing.strategies import Drawn, cases
+from kvattn.testing import installation
+from kvattn.testing.choices import Recorded
+from kvattn.testing.laws import Case, LawError, cost_is_count, decode_is_recompute
+from kvattn.testing.strategies import Drawn, cases, drawn
 from kvattn.testing.zoo import ZOO
 
 QUICK = settings(max_examples=300, database=None, deadline=None, derandomize=True)
@@ -66,3 +68,20 @@ def test_a_law_that_breaks_is_found_and_shrunk() -> None:
 
     found = find(spoiled(), breaks, settings=QUICK)
     assert found.x.shape == (1, 2, 1)  # type: ignore[attr-defined]
+
+
+def test_hypothesis_shrinks_a_planted_fault_and_the_line_shows_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(case: Case) -> None:
+        if case.x.shape[1] >= 5:
+            raise LawError("five tokens")
+
+    monkeypatch.setattr(installation, "LAWS", {"late": late})
+    found = drawn("cross", "late", 50, 0)
+    assert found.broken == "LawError: five tokens"
+    assert ZOO["cross"](Recorded(found.choices)).x.shape[:2] == (1, 5)
+    with pytest.raises(LawError, match="five tokens"):
+        exec(found.reproduce)  # noqa: S102 the line is meant to be run
+
+
+def test_what_holds_is_tried_as_often_as_asked() -> None:
+    assert (drawn("grouped", "cost_is_count", 7, 0).tried, drawn("grouped", "cost_is_count", 7, 0).broken) == (7, "")
