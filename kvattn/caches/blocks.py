@@ -77,6 +77,9 @@ def blocks_of(k: Array, v: Array, positions: Positions) -> tuple[KeyBlock, ...]:
     """
     heads, length, width = k.shape
     found = []
+    # a transposed matrix takes another kernel, with other last bits: only what lies row by row is read in place
+    if v.strides[1:] != (v.shape[2] * v.itemsize, v.itemsize):
+        v = np.ascontiguousarray(v)
     for start in range(0, length, BLOCK):
         stop = min(start + BLOCK, length)
         count = stop - start

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
+from kvattn.core import streaming
+from kvattn.masks import Causal
+from kvattn.typing import Attended
 
 Blocks = tuple[KeyBlock, ...]
 Cut = Callable[[Any, Any, Any], Blocks]
@@ -79,7 +82,39 @@ def test_blocks_keep_their_dtype(dtype: Any) -> None:
         assert block.k.dtype == block.v.dtype == dtype
 
 
-def test_products_take_them_without_a_transpose() -> None:
-    for block in blocks_of(np.ones((2, 300, 3)), np.ones((2, 300, 4)), np.arange(300)):
-        assert block.k.flags.c_contiguous
-        assert block.v.flags.c_contiguous
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "plain": lambda x: x,
+    "time before heads": lambda x: np.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1),
+    "time last": lambda x: np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2),
+    "columns first": np.asfortranarray,
+    "every second row": lambda x: np.repeat(x, 2, 1)[:, ::2],
+    "every second number": lambda x: np.repeat(x, 2, 2)[:, :, ::2],
+    "backwards": lambda x: np.ascontiguousarray(x[:, ::-1, ::-1])[:, ::-1, ::-1],
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_products_take_them_without_a_transpose(name: str) -> None:
+    for block in blocks_of(LAYOUTS[name](np.ones((2, 300, 3))), LAYOUTS[name](np.ones((2, 300, 8))), np.arange(300)):
+        assert all(matrix.flags.c_contiguous for matrix in (*block.k, *block.v))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_layout_in_memory_does_not_show(name: str, dtype: Any) -> None:
+    """To the bit: a full block that is read in place and a partial one that is copied must be one and the same."""
+    random = np.random.default_rng(0)
+    q, k, v = (random.normal(size=(2, 300, 16)).astype(dtype) for _ in range(3))
+    there = [LAYOUTS[name](array) for array in (q, k, v)]
+    for one, other in zip(attend(q, k, v), attend(*there), strict=True):
+        assert one.tobytes() == other.tobytes()
+    last = attend(q[:, :200], k[:, :200], v[:, :200])
+    for one, other in zip(attend(*there), last, strict=True):
+        assert np.array_equal(one[:, :200], other)
+
+
+def attend(q: Any, k: Any, v: Any) -> Attended:
+    """Causal attention of one sequence."""
+    at = np.arange(q.shape[1])
+    out, lse = streaming.attend(q[None], at[None], [blocks_of(k, v, at)], value_width=v.shape[2], mask=Causal())
+    return Attended(out[0], lse[0])
