@@ -120,6 +120,17 @@ def test_it_is_what_streaming_counts(mask: Mask | None, past: int, new: int) -> 
     assert tally.tally == attend_cost(shape(past, new, batch=2), mask)
 
 
+@pytest.mark.parametrize(("heads", "kv_heads", "new"), [(5, 1, 120), (300, 1, 3), (6, 2, 90), (7, 7, 257)])
+def test_so_it_is_where_tiles_end_within_a_group(heads: int, kv_heads: int, new: int) -> None:
+    """A tile has about 256 rows and whole tokens; keys of a tile's last token decide what it meets."""
+    at = np.arange(200, 200 + new)
+    keys = 200 + new
+    held = [blocks_of(np.ones((kv_heads, keys, D)), np.ones((kv_heads, keys, DV)), np.arange(keys))]
+    with counting() as tally:
+        streaming.attend(np.ones((1, heads, new, D)), at[None], held, value_width=DV, mask=Window(9))
+    assert tally.tally == attend_cost(Shape(heads, kv_heads, D, DV, 8, 200, new), Window(9))
+
+
 def test_planted_slips_are_seen() -> None:
     """The formulas above tell a causal triangle without its diagonal, a window of W + 1, and G forgotten."""
     causal = attend_cost(shape(7, 5), Causal())
