@@ -7,6 +7,9 @@ left to chance is whether a row's result depends on its place among the eight; `
 tries that on the BLAS at hand, once per dtype, K and N.  Where it does, the product falls back to
 adding one contracted index after the other: slower, and exact on any machine.
 
+No product is large enough for BLAS to start threads of its own (`at_once` cuts columns): tiles are
+shared out to threads by kvattn, and two such pools in one process wait for each other.
+
 Larger tiles would need a probe of their own and gain nothing: stacked 8-row products run at the
 rate of 64- and 128-row ones (``docs/explain/exactness.md`` measures it).
 """
@@ -21,6 +24,10 @@ from kvattn.typing import Array
 
 ROWS = 8
 """Rows of every product."""
+
+
+UNTHREADED = 262_144
+"""Multiply-adds up to which BLAS stays on the caller's thread."""
 
 
 def tile_product(tiles: Array, matrix: Array, out: Array | None = None) -> Array:
@@ -45,9 +52,31 @@ def tile_product(tiles: Array, matrix: Array, out: Array | None = None) -> Array
     >>> tile_product(np.ones((1, 8, 2)), np.full((2, 3), 0.5))[0, 0]
     array([1., 1., 1.])
     """
-    if is_ordered(tiles.dtype, tiles.shape[-1], matrix.shape[-1]):
+    depth, columns = tiles.shape[-1], matrix.shape[-1]
+    if is_ordered(tiles.dtype, depth, columns):
         return ordered_product(tiles, matrix, out)
-    return np.matmul(tiles, matrix, out=out)
+    wide = at_once(depth, columns)
+    if wide == columns:
+        return np.matmul(tiles, matrix, out=out)
+    if out is None:
+        lead = np.broadcast_shapes(tiles.shape[:-2], matrix.shape[:-2])
+        out = np.empty((*lead, tiles.shape[-2], columns), tiles.dtype)
+    for start in range(0, columns, wide):
+        np.matmul(tiles, matrix[..., start : start + wide], out=out[..., start : start + wide])
+    return out
+
+
+def at_once(depth: int, columns: int) -> int:
+    """How many columns one product takes, so that BLAS starts no threads for it.
+
+    OpenBLAS does from ``8 · K · N`` above 262,144 on (``interface/gemm.c``).  Beyond K = 2,048 even
+    16 columns are too many, and products stay whole.
+
+    >>> at_once(128, 256), at_once(576, 256), at_once(256, 512), at_once(4096, 64)
+    (256, 32, 128, 64)
+    """
+    fitting = UNTHREADED // (ROWS * max(depth, 1))
+    return columns if fitting >= columns or fitting < 16 else 1 << (fitting.bit_length() - 1)
 
 
 def ordered_product(tiles: Array, matrix: Array, out: Array | None = None) -> Array:
@@ -77,7 +106,14 @@ def is_ordered(dtype: DTypeLike, depth: int, columns: int) -> bool:
     >>> is_ordered(np.float64, 64, 256) == (forced() or not rows_are_independent("d", 64, 256))
     True
     """
-    return forced() or not rows_are_independent(np.dtype(dtype).char, depth, columns)
+    return forced() or not _passes(np.dtype(dtype).char, depth, columns)
+
+
+def _passes(code: str, depth: int, columns: int) -> bool:
+    """Whether the probe passes for every product that these columns are cut into."""
+    wide = at_once(depth, columns)
+    rest = columns % wide if wide else 0
+    return rows_are_independent(code, depth, wide) and (not rest or rows_are_independent(code, depth, rest))
 
 
 def forced() -> bool:
@@ -135,6 +171,6 @@ def probe_report() -> dict[str, object]:
     report: dict[str, object] = {"rows": ROWS, "forced": forced()}
     for name in ("float64", "float32"):
         shapes = [(k, n) for k in (8, 16, 64, 80, 128, 256, 576) for n in (8, 64, 128, 256, 512)]
-        failed = [[k, n] for k, n in shapes if not rows_are_independent(np.dtype(name).char, k, n)]
+        failed = [[k, n] for k, n in shapes if not _passes(np.dtype(name).char, k, n)]
         report[name] = {"shapes tried": len(shapes), "ordered fallback for": failed}
     return report

@@ -209,3 +209,19 @@ def test_the_report_says_what_falls_back(monkeypatch: pytest.MonkeyPatch) -> Non
         found: Any = report[name]
         assert found["shapes tried"] == 35
         assert [64, 256] in found["ordered fallback for"]
+
+
+@pytest.mark.parametrize(("depth", "columns"), [(576, 256), (256, 512), (200, 264), (3000, 40)])
+def test_columns_are_cut_so_that_blas_starts_no_threads(depth: int, columns: int) -> None:
+    """Two thread pools in one process wait for each other: no product reaches the size where BLAS starts its own."""
+    wide = blas.at_once(depth, columns)
+    assert wide == columns if depth > 2048 else 8 * depth * wide <= 262_144 < 8 * depth * columns
+    rng = np.random.default_rng(0)
+    tiles, matrix = rng.standard_normal((2, 8, depth)), rng.standard_normal((depth, columns))
+    found = blas.tile_product(tiles, matrix)
+    assert np.abs(found - tiles @ matrix).max() < 1e-12 * depth
+    into = np.full_like(found, np.nan)
+    assert blas.tile_product(tiles, matrix, into) is into
+    assert into.tobytes() == found.tobytes()
+    parts = [blas.tile_product(tiles, np.ascontiguousarray(matrix[:, n : n + wide])) for n in range(0, columns, wide)]
+    assert np.concatenate(parts, axis=-1).tobytes() == found.tobytes()
