@@ -6,14 +6,17 @@ alone, so it can be run against any variant, or against a broken one to see that
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from kvattn.counting import counting
+from kvattn.counting import Tally, counting
 from kvattn.testing.closeness import conditioned_bounds
 from kvattn.typing import Array, Attended
+
+MOVE = 7
+"""By how much `positions_are_relative` moves all positions."""
 
 
 class LawError(AssertionError):
@@ -44,6 +47,18 @@ class Case:
         Tokens that can always be taken back; None for any number.
     depth
         Roundings on the longest path from input to output, for the bound.
+    forms
+        Other forms of the same function of ``x``, by name.
+    keeper
+        The same variant with a cache that forgets nothing, or None where nothing is forgotten.
+    relative
+        Whether only differences of positions matter.
+
+    Examples
+    --------
+    >>> from kvattn.testing.zoo import smallest
+    >>> smallest("grouped").relative
+    True
     """
 
     variant: Any
@@ -53,6 +68,9 @@ class Case:
     twin: Any
     rollback: int | None
     depth: int
+    forms: Mapping[str, Callable[[Array], Attended]] = field(default_factory=dict)
+    keeper: Any = None
+    relative: bool = False
 
 
 def same_bits(what: str, left: Attended, right: Attended) -> None:
@@ -70,6 +88,25 @@ def same_bits(what: str, left: Attended, right: Attended) -> None:
                 differs = np.signbit(a) != np.signbit(b)
             at = tuple(int(n) for n in np.argwhere(differs)[0]) if differs.any() else ()
             raise LawError(f"{what}: {name}{list(at)} is {a[at]!r} on one side, {b[at]!r} on the other")
+
+
+def within(what: str, found: Attended, wanted: Attended, bounds: Sequence[Array]) -> None:
+    """Raise unless two results differ by no more than their elementwise bounds; NaN equals NaN.
+
+    >>> part = Attended(np.zeros(2), np.zeros(1))
+    >>> within("twice", part, part, (np.zeros(2), np.zeros(1)))
+    """
+    for name, got, right, bound in zip(("out", "lse"), found, wanted, bounds, strict=True):
+        if got.shape != right.shape:
+            raise LawError(f"{what}: {name} has shape {got.shape}, expected {right.shape}")
+        with np.errstate(invalid="ignore"):
+            error = np.abs(np.where(got == right, 0.0, got - right))
+        beyond = ~(error <= bound) & ~(np.isnan(got) & np.isnan(right))
+        if beyond.any():
+            at = tuple(int(n) for n in np.argwhere(beyond)[0])
+            raise LawError(
+                f"{what}: {name}{list(at)} is {got[at]!r}, expected {right[at]!r}, allowed to differ by {bound[at]:.3g}"
+            )
 
 
 def stepped(variant: Any, x: Array, cuts: Sequence[int], cache: Any = None) -> tuple[Attended, Any]:
@@ -110,16 +147,36 @@ def step_is_definition(case: Case) -> None:
     found, _ = stepped(case.variant, case.x, ())
     wanted = case.variant.definition(case.x, positions)
     bounds = conditioned_bounds(lambda x: tuple(case.variant.definition(x, positions)), case.x, case.depth)
-    for name, got, right, bound in zip(("out", "lse"), found, wanted, bounds, strict=True):
-        with np.errstate(invalid="ignore"):
-            error = np.abs(np.where(got == right, 0.0, got - right))
-        beyond = ~(error <= bound) & ~(np.isnan(got) & np.isnan(right))
-        if got.shape != right.shape or beyond.any():
-            at = tuple(int(n) for n in np.argwhere(beyond)[0])
-            raise LawError(
-                f"step is definition: {name}{list(at)} is {got[at]!r}, defined as {right[at]!r}, "
-                f"allowed to differ by {bound[at]:.3g}"
-            )
+    within("step is definition", found, wanted, bounds)
+
+
+def forms_agree(case: Case) -> None:
+    """Other forms of a variant equal one step within the bound.
+
+    >>> from kvattn.testing.zoo import smallest
+    >>> forms_agree(smallest("gated_delta"))
+    """
+    if case.forms:
+        wanted, _ = stepped(case.variant, case.x, ())
+        bounds = conditioned_bounds(lambda x: tuple(stepped(case.variant, x, ())[0]), case.x, 2 * case.depth)
+        for name, form in case.forms.items():
+            within(f"forms agree, {name}", form(case.x), wanted, bounds)
+
+
+def positions_are_relative(case: Case) -> None:
+    """Moving all positions alike changes nothing but roundings, where the scheme and the mask say so.
+
+    >>> from kvattn.testing.zoo import smallest
+    >>> positions_are_relative(smallest("grouped"))
+    """
+    if case.relative:
+        positions = np.arange(case.x.shape[1])
+        wanted = case.variant.definition(case.x, positions)
+        moved = case.variant.definition(case.x, positions + MOVE)
+        # an angle errs by half an ulp of itself: as many roundings as it has radians
+        depth = case.depth + 2 * (MOVE + len(positions))
+        bounds = conditioned_bounds(lambda x: tuple(case.variant.definition(x, positions)), case.x, depth)
+        within(f"positions are relative, moved by {MOVE}", moved, wanted, bounds)
 
 
 def pages_are_invisible(case: Case) -> None:
@@ -132,6 +189,18 @@ def pages_are_invisible(case: Case) -> None:
         this, _ = stepped(case.variant, case.x, case.cuts)
         other, _ = stepped(case.twin, case.x, case.cuts)
         same_bits(f"pages are invisible, {case.variant.page} against {case.twin.page}", this, other)
+
+
+def eviction_is_invisible(case: Case) -> None:
+    """Forgetting what no later query may see changes nothing, to the bit.
+
+    >>> from kvattn.testing.zoo import smallest
+    >>> eviction_is_invisible(smallest("kept_sinks"))
+    """
+    if case.keeper is not None:
+        forgetting, _ = stepped(case.variant, case.x, case.cuts)
+        keeping, _ = stepped(case.keeper, case.x, case.cuts)
+        same_bits("eviction is invisible", forgetting, keeping)
 
 
 def batch_mates_are_invisible(case: Case) -> None:
@@ -179,6 +248,31 @@ def branches_are_isolated(case: Case) -> None:
     again, _ = stepped(case.variant, rest * -0.5, (), trunk)
     same_bits("branches are isolated, the second branch", before, right)
     same_bits("branches are isolated, the old value", left, again)
+
+
+def branches_are_free(case: Case) -> None:
+    """Branch, truncate and select move no byte; the append after a branch copies less than a page per sequence.
+
+    >>> from kvattn.testing.zoo import smallest
+    >>> branches_are_free(smallest("grouped"))
+    """
+    keep = case.cuts[0] if case.cuts else 0
+    _, trunk = stepped(case.variant, case.x[:, :keep], ())
+    rest = case.x[:, keep:]
+    with counting() as tally:
+        trunk.branch()
+        trunk.truncate(keep)
+        trunk.select(list(range(len(case.x)))[::-1])
+        moved = tally.tally
+    if moved != Tally():
+        raise LawError(f"branches are free: branch, truncate and select were counted as {moved}")
+    stepped(case.variant, rest, (), trunk)
+    with counting() as tally:
+        _, _sibling = case.variant.step(trunk, rest)
+        written, copied = tally.kv_written, tally.kv_copied
+    room = getattr(case.variant, "page", 1) - 1
+    if copied > room * (written // max(rest.shape[1], 1)):
+        raise LawError(f"branches are free: {copied} bytes were copied, expected those of at most {room} tokens")
 
 
 def beams_are_separate_caches(case: Case) -> None:
@@ -258,10 +352,14 @@ LAWS: Mapping[str, Callable[[Case], None]] = {
     for law in (
         decode_is_recompute,
         step_is_definition,
+        forms_agree,
+        positions_are_relative,
         pages_are_invisible,
+        eviction_is_invisible,
         batch_mates_are_invisible,
         rollback_forgets,
         branches_are_isolated,
+        branches_are_free,
         beams_are_separate_caches,
         the_future_is_invisible,
         empty_steps_change_nothing,

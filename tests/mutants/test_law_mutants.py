@@ -14,12 +14,16 @@ import pytest
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import KeyValue
 from kvattn.core import streaming
-from kvattn.counting import Tally
+from kvattn.counting import Tally, charge
 from kvattn.testing.choices import Recorded
 from kvattn.testing.laws import LAWS, Case, LawError
+from kvattn.testing.zoo.gated_delta import gated_delta
 from kvattn.testing.zoo.grouped import grouped
+from kvattn.testing.zoo.latent import absorbed
+from kvattn.testing.zoo.sinks import kept_sinks
 from kvattn.typing import Array, Attended
 from kvattn.variants.dense.grouped import Grouped
+from kvattn.variants.sparse.sinks import KeptSinks
 
 SEEDS = range(30)
 
@@ -54,13 +58,16 @@ def broken(case: Case, verbs: dict[str, Callable[..., Any]]) -> Case:
     return replace(case, variant=layer, twin=Broken(case.twin, verbs), alone=lambda _: layer)
 
 
-def rejects(law: str, verbs: dict[str, Callable[..., Any]]) -> bool:
-    for seed in SEEDS:
-        try:
-            LAWS[law](broken(grouped(Recorded(seed=seed)), verbs))
-        except LawError:
-            return True
+def fails(law: str, case: Case) -> bool:
+    try:
+        LAWS[law](case)
+    except LawError:
+        return True
     return False
+
+
+def rejects(law: str, verbs: dict[str, Callable[..., Any]]) -> bool:
+    return any(fails(law, broken(grouped(Recorded(seed=seed)), verbs)) for seed in SEEDS)
 
 
 def restarted(layer: Grouped, cache: Any, x: Array) -> Any:
@@ -243,8 +250,104 @@ def test_a_broken_variant_is_rejected(law: str, verbs: dict[str, Callable[..., A
     assert rejects(law, verbs)
 
 
+@dataclass(frozen=True, eq=False)
+class Forgetful(KeptSinks):
+    """Its cache keeps one key less than its window asks for."""
+
+    def start(self, batch: int = 1) -> Any:
+        return replace(super().start(batch), window=max(1, self.window - 1))
+
+
+def forgets_too_much(choices: Recorded) -> Case:
+    case = kept_sinks(choices)
+    kept = {name: getattr(case.variant, name) for name in KeptSinks.__dataclass_fields__}
+    return replace(case, variant=Forgetful(**{**kept, "page": 1, "rollback": 0}))
+
+
+def in_another_form(choices: Recorded) -> Case:
+    case = absorbed(choices)
+    (form,) = case.forms.values()
+
+    def scaled_form(x: Array) -> Attended:
+        found = form(x)
+        return found._replace(out=found.out * x.dtype.type(1.001))
+
+    return replace(case, forms={"scaled": scaled_form})
+
+
+def in_overlapping_chunks(choices: Recorded) -> Case:
+    case = gated_delta(choices)
+    return replace(case, forms={"no state": lambda x: Attended(*case.variant.chunked(x[:, :1], chunk=1))})
+
+
+def with_absolute_positions(choices: Recorded) -> Case:
+    case = grouped(choices)
+
+    def drifting(layer: Grouped, x: Array, positions: Any) -> Attended:
+        return layer.definition(
+            x * (1 + x.dtype.type(0.01) * x.dtype.type(positions[0] if len(positions) else 0)), positions
+        )
+
+    return broken(case, {"definition": drifting})
+
+
+class Copying:
+    """A cache whose branches are copies, and honest about it."""
+
+    def __init__(self, held: Paged[KeyValue]) -> None:
+        self.held = held
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.held, name)
+
+    def branch(self) -> "Copying":
+        charge(Tally(kv_copied=8))
+        return self
+
+    def append(self, rows: KeyValue) -> "Copying":
+        return Copying(self.held.append(rows))
+
+
+class CopyingAll(Copying):
+    """A cache that copies everything it holds when it grows."""
+
+    def branch(self) -> "Copying":
+        return self
+
+    def append(self, rows: KeyValue) -> "Copying":
+        charge(Tally(kv_copied=self.held.nbytes))
+        return CopyingAll(self.held.append(rows))
+
+
+def copying(kind: type[Copying]) -> Callable[[Recorded], Case]:
+    return lambda choices: broken(grouped(choices), {"start": lambda layer, batch: kind(layer.start(batch))})
+
+
+OTHER_MUTANTS = [
+    ("eviction_is_invisible", forgets_too_much),
+    ("forms_agree", in_another_form),
+    ("forms_agree", in_overlapping_chunks),
+    ("positions_are_relative", with_absolute_positions),
+    ("branches_are_free", copying(Copying)),
+    ("branches_are_free", copying(CopyingAll)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(OTHER_MUTANTS)))
+def test_a_broken_case_is_rejected(number: int) -> None:
+    law, drawn = OTHER_MUTANTS[number]
+    assert any(fails(law, drawn(Recorded(seed=seed))) for seed in range(200))
+
+
+@pytest.mark.parametrize("variant", [kept_sinks, absorbed, gated_delta])
+@pytest.mark.parametrize("law", ["eviction_is_invisible", "forms_agree", "branches_are_free"])
+def test_the_unchanged_case_is_accepted(law: str, variant: Callable[[Recorded], Case]) -> None:
+    for seed in SEEDS:
+        LAWS[law](variant(Recorded(seed=seed)))
+
+
 def test_every_law_has_a_mutant() -> None:
-    assert {law for law, _ in MUTANTS} == set(LAWS)
+    assert {law for law, _ in MUTANTS} | {law for law, _ in OTHER_MUTANTS} == set(LAWS)
 
 
 def test_a_masked_nan_that_reaches_the_output_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:

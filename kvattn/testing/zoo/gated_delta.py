@@ -48,4 +48,15 @@ def gated_delta(choices: Choices) -> Case:
     layer = layer_of(choices)
     batch, length = choices.integer(1, 3, "B"), length_of(choices)
     x = hidden_of(choices, batch, length, layer.query.shape[0], layer.query.dtype)
-    return Case(layer, x, cuts_of(choices, length), lambda _: layer, None, layer.rollback, depth=200 + 8 * length)
+    chunk = choices.integer(1, max(length, 1) + 1, "chunk")
+    return Case(
+        layer,
+        x,
+        cuts_of(choices, length),
+        lambda _: layer,
+        None,
+        layer.rollback,
+        depth=200 + 8 * length,
+        forms={f"chunks of {chunk}": lambda x: layer.chunked(x, chunk=chunk)},
+        relative=True,
+    )

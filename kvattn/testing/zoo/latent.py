@@ -1,13 +1,14 @@
 """Cases of `kvattn.variants.compressed.latent`: both forms, under a mask and up to five more features."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import DTypeLike
 
 from kvattn.positions import Alibi, Rotary
 from kvattn.testing.choices import Choices, numbers, pick
-from kvattn.testing.laws import Case
+from kvattn.testing.laws import Case, stepped
 from kvattn.testing.zoo.parts import case_of, dtype_of, length_of, mask_of, page_of, sinks_of
 from kvattn.typing import Array
 from kvattn.variants.compressed.latent import Absorbed, Expanded
@@ -95,4 +96,7 @@ def _case(choices: Choices, form: Callable[..., Any]) -> Case:
         sinks=sinks_of(choices, w.heads, dtype),
         page=page_of(choices),
     )
-    return case_of(choices, layer, choices.integer(1, 3, "B"), length_of(choices), w.hidden, dtype)
+    case = case_of(choices, layer, choices.integer(1, 3, "B"), length_of(choices), w.hidden, dtype)
+    other = Absorbed if form is Expanded else Expanded
+    twin = other(**{name: getattr(layer, name) for name in layer.__dataclass_fields__})
+    return replace(case, forms={other.__name__: lambda x: stepped(twin, x, ())[0]})

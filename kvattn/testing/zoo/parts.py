@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from kvattn.masks import Causal, Chunked, Prefix, Sink, Window
+from kvattn.masks import Both, Causal, Chunked, Prefix, Sink, Window
 from kvattn.testing.choices import Choices, numbers, pick
 from kvattn.testing.laws import Case
 from kvattn.typing import Array, Mask
@@ -100,6 +100,17 @@ def mask_of(choices: Choices) -> Mask:
     return pick(choices, masks, "mask")
 
 
+def is_relative(mask: Mask | None) -> bool:
+    """Whether a mask asks for differences of positions only.
+
+    >>> is_relative(Causal() & Window(3)), is_relative(Causal() & Sink(3))
+    (True, False)
+    """
+    if isinstance(mask, Both):
+        return is_relative(mask.left) and is_relative(mask.right)
+    return mask is None or isinstance(mask, (Causal, Window))
+
+
 def page_of(choices: Choices) -> int:
     """A page size.
 
@@ -131,4 +142,5 @@ def case_of(choices: Choices, layer: Any, batch: int, length: int, hidden: int, 
     page = getattr(layer, "page", None)
     twin = None if page is None else replace(layer, page=PAGES[(PAGES.index(page) + 1) % len(PAGES)])
     # roundings: four products of at most 11 terms or a few dozen columns, a softmax over `length` keys
-    return Case(layer, x, cuts_of(choices, length), lambda _: layer, twin, None, depth=100 + 4 * length)
+    cuts, relative = cuts_of(choices, length), is_relative(getattr(layer, "mask", None))
+    return Case(layer, x, cuts, lambda _: layer, twin, None, depth=100 + 4 * length, relative=relative)

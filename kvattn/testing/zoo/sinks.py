@@ -45,4 +45,6 @@ def _sinks(choices: Choices, kind: Callable[..., Any]) -> Case:
         page=page_of(choices),
     )
     batch, length = choices.integer(1, 3, "B"), length_of(choices)
-    return replace(case_of(choices, layer, batch, length, weights.hidden, dtype), rollback=rollback)
+    case = case_of(choices, layer, batch, length, weights.hidden, dtype)
+    keeper = replace(layer, rollback=length)  # nothing is older than that
+    return replace(case, rollback=rollback, keeper=keeper, relative=False)
