@@ -1,4 +1,4 @@
-"""Wrong caches that the machines must reject within the profile that every run uses; tests/testing runs the right ones.
+"""Wrong caches that the machines must reject within 300 examples; tests/testing runs the right ones.
 
 Each is small, and most are real: the number of an upstream thread stands where one is known.
 """
@@ -21,8 +21,8 @@ from kvattn.caches.rows import Schema
 from kvattn.errors import KvattnError
 from kvattn.testing.machines import PagedMachine, PoolMachine
 
-# Shrinking a failure that is expected only costs time.
-PROFILE = settings(phases=[Phase.generate])
+# Shrinking a failure that is expected only costs time; most are found within 25 examples, the rest need a longer look.
+PROFILE = settings(phases=[Phase.generate], max_examples=300)
 
 
 def rejected(machine: type[RuleBasedStateMachine]) -> bool:
