@@ -3,6 +3,7 @@
 import doctest
 from pathlib import Path
 import sys
+import warnings
 import zlib
 
 from docutils.nodes import Element
@@ -48,6 +49,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 numpydoc_show_class_members = False
+# Docstrings of imported names are read before they are left out; how Hypothesis divides its own is not our matter.
+warnings.filterwarnings("ignore", message="Unknown section", module="numpydoc")
 numpydoc_validation_checks: set[str] = set()  # tests/house/test_exports.py asks for more than these can
 
 # Every example runs as it stands, and another error than the one shown is a failure.
