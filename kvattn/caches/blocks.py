@@ -34,6 +34,8 @@ class KeyBlock(NamedTuple):
         ``[256]``; an unheld column repeats the position of a held one.
     held
         ``[256]``, or None when every column holds a key.
+    inside
+        Whether the values are part of the keys' numbers, as in latent attention: reading one reads both.
     """
 
     start: int
@@ -41,6 +43,7 @@ class KeyBlock(NamedTuple):
     v: Array
     positions: Positions
     held: Visible | None
+    inside: bool = False
 
     @property
     def key_count(self) -> int:

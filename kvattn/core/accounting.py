@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvattn.arguments import integer
 from kvattn.caches.blocks import BLOCK
 from kvattn.core.tiles import row_step
 from kvattn.counting import Tally
@@ -37,6 +38,13 @@ class Shape:
         Sequences, alike.
     source
         S where the keys are not those of the queries' own sequence, as in cross-attention.
+    inside
+        Whether values are part of the keys' numbers, as in latent attention, so that a row is read once.
+
+    Raises
+    ------
+    ArgumentError
+        A size below 1; ``past``, ``new`` or ``source`` below 0.
 
     Examples
     --------
@@ -53,6 +61,13 @@ class Shape:
     new: int
     batch: int = 1
     source: int | None = None
+    inside: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "kv_heads", "width", "value_width", "itemsize", "batch"):
+            integer(name, getattr(self, name), 1)
+        for name in ("past", "new"):
+            integer(name, getattr(self, name), 0)
 
     @property
     def keys(self) -> int:
@@ -104,6 +119,7 @@ def attend_cost(
 def _sequence(shape: Shape, group: int, mask: Mask | None, b: int, softcap: bool, forgotten: tuple[int, int]) -> Tally:
     """Meetings of one sequence, over all its key/value heads."""
     wide = shape.width + shape.value_width
+    read = shape.width if shape.inside else wide
     total = Tally()
     met: dict[int, int] = {}
     step = row_step(group)
@@ -135,4 +151,4 @@ def _sequence(shape: Shape, group: int, mask: Mask | None, b: int, softcap: bool
                 pairs_computed=pairs,
                 pairs_visible=visible,
             )
-    return total + Tally(kv_read=sum(met.values()) * shape.kv_heads * wide * shape.itemsize)
+    return total + Tally(kv_read=sum(met.values()) * shape.kv_heads * read * shape.itemsize)

@@ -25,34 +25,16 @@ Where libraries differ: most kernels choose tiles by sequence length, so their l
 
 from collections.abc import Sequence
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from kvattn.blas import ROWS, tile_product
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.core.pipeline import Pipeline
 from kvattn.core.tiles import Tile, cut, score_rows, workers
 from kvattn.counting import Tally, charge, is_counting
 from kvattn.mods.softcap import softcap as softcap_scores
 from kvattn.typing import Array, Attended, Mask, Mod, Place, Positions, Visible
-
-
-class Pipeline(NamedTuple):
-    """How raw products become scores: everything about attention but its arrays.
-
-    Attributes
-    ----------
-    mask, mods, scale, softcap
-        As in `kvattn.attend`; ``scale`` is a Python float.
-    sinks
-        ``[Hq]`` or None.
-    """
-
-    mask: Mask | None
-    mods: tuple[Mod, ...]
-    scale: float
-    softcap: float | None
-    sinks: Array | None
 
 
 def attend(
@@ -148,9 +130,9 @@ def attend(
 
 
 def _bytes(block: KeyBlock) -> int:
-    """Bytes of the keys and values that a block holds."""
+    """Bytes of the keys and values that a block holds; values that lie inside the keys are read with them."""
     heads, width, _ = block.k.shape
-    return int(block.key_count * heads * (width + block.v.shape[2]) * block.k.dtype.itemsize)
+    return int(block.key_count * heads * (width + (0 if block.inside else block.v.shape[2])) * block.k.dtype.itemsize)
 
 
 def _mix(

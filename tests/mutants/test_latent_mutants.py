@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kvattn.caches.rows import Latent
+from kvattn.core import streaming
 from kvattn.counting import Tally
 from kvattn.masks import Causal, Window
 from kvattn.positions import Rotary
@@ -17,7 +18,7 @@ from kvattn.typing import Array, Attended, Positions
 from kvattn.variants.compressed import latent as latent_module
 from kvattn.variants.compressed.latent import Absorbed, Expanded
 from kvattn.variants.compressed.latent_projections import LatentProjections
-from kvattn.variants.compressed.latent_rows import attend_rows, latent_blocks, query_and_row
+from kvattn.variants.compressed.latent_rows import latent_blocks, query_and_row
 
 HEADS, NOPE, ROPE, VALUE, RANK, HIDDEN = 3, 5, 4, 7, 16, 10
 
@@ -166,7 +167,7 @@ class Attending(Absorbed):
         q, row = self.rows(x, at)
         cache = cache.append(Latent(row))
         blocks = [latent_blocks(cache.raw_blocks(b), w.rank) for b in range(cache.batch)]
-        mixed, lse = attend_rows(q, at, blocks, value_width=w.rank, mask=self.mask, scale=self.factor())
+        mixed, lse = streaming.attend(q, at, blocks, value_width=w.rank, mask=self.mask, scale=self.factor())
         return Attended(w.outputs(w.release(mixed)), lse), cache
 
     def rows(self, x: Array, at: Positions) -> tuple[Array, Array]:

@@ -34,23 +34,20 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from kvattn.arguments import optional_real
 from kvattn.arrays import positions as read_positions
-from kvattn.axes import sizes
 from kvattn.caches.blocks import BLOCK
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import KeyValue, Latent, key_value, latent
 from kvattn.core import streaming
 from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
+from kvattn.core.pipeline import arguments_of, settle
 from kvattn.counting import Tally
 from kvattn.masks.causal import Causal
 from kvattn.positions.rotary import Rotary
 from kvattn.typing import Array, Attended, Mask, Mod, Positions
 from kvattn.variants.compressed.latent_projections import LatentProjections
 from kvattn.variants.compressed.latent_rows import (
-    attend_rows,
-    attend_rows_cost,
     check_rotation,
     latent_blocks,
     query_and_row,
@@ -278,7 +275,7 @@ class Absorbed:
         q, row = query_and_row(w, self.rotation, x, w.query_latents(x), at)
         cache = cache.append(Latent(row))
         blocks = [latent_blocks(cache.raw_blocks(b), w.rank) for b in range(cache.batch)]
-        mixed, lse = attend_rows(q, at, blocks, value_width=w.rank, **_pipeline(self))
+        mixed, lse = streaming.attend(q, at, blocks, value_width=w.rank, **_pipeline(self))
         return Attended(w.outputs(w.release(mixed)), lse), cache
 
     def cost(self, *, past: int, new: int, batch: int = 1) -> Tally:
@@ -296,10 +293,8 @@ class Absorbed:
         total = query_and_row_cost(w, self.rotation, rows) + w.cost(rows, "query_latents", "release", "outputs")
         wide = w.rank + w.rope_width
         total += latent(wide, w.dtype).append_cost(past=past, new=new, batch=batch, page=self.page)
-        shape = Shape(w.heads, 1, wide, w.rank, w.dtype.itemsize, past, new, batch)
-        return total + attend_rows_cost(
-            shape, self.mask, softcap=self.softcap is not None, sinks=self.sinks is not None
-        )
+        shape = Shape(w.heads, 1, wide, w.rank, w.dtype.itemsize, past, new, batch, inside=True)
+        return total + attend_cost(shape, self.mask, softcap=self.softcap is not None, sinks=self.sinks is not None)
 
 
 _Form: TypeAlias = Expanded | Absorbed
@@ -357,21 +352,10 @@ def _definition(layer: _Form, x: Array, positions: Positions) -> Attended:
 
 
 def _check(layer: _Form) -> None:
-    """Refuse a scale or softcap that is no number, and sinks that are not one for each head."""
-    object.__setattr__(layer, "scale", optional_real("scale", layer.scale))
-    object.__setattr__(layer, "softcap", optional_real("softcap", layer.softcap, above=0))
-    if layer.sinks is not None:
-        sizes(("sinks", np.asarray(layer.sinks), str(layer.projections.heads)))
+    settle(layer, layer.projections.heads, layer.projections.dtype)
     check_rotation(layer.projections, layer.rotation)
 
 
 def _pipeline(layer: _Form) -> dict[str, Any]:
     """How scores are bent; the scale is that of the heads' width, also where rows are wider."""
-    w = layer.projections
-    return {
-        "mask": layer.mask,
-        "mods": layer.mods,
-        "scale": 1.0 / math.sqrt(w.width) if layer.scale is None else layer.scale,
-        "softcap": layer.softcap,
-        "sinks": None if layer.sinks is None else np.asarray(layer.sinks, w.dtype),
-    }
+    return arguments_of(layer, scale=1.0 / math.sqrt(layer.projections.width) if layer.scale is None else layer.scale)

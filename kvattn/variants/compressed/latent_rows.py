@@ -11,19 +11,15 @@ Source: DeepSeek-V2 (2405.04434) §2.1.2, "absorbed"; FlashMLA's kernel takes th
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from kvattn.caches.blocks import KeyBlock
 from kvattn.caches.tables import RawBlock
-from kvattn.core import streaming
-from kvattn.core.accounting import Shape, attend_cost
-from kvattn.counting import Tally, charge, counting, is_counting
+from kvattn.counting import Tally
 from kvattn.errors import ShapeError
 from kvattn.positions.rotary import Rotary
-from kvattn.typing import Array, Attended, Mask, Positions
+from kvattn.typing import Array, Positions
 from kvattn.variants.compressed.latent_projections import LatentProjections
 
 
@@ -124,40 +120,7 @@ def latent_blocks(raw: Sequence[RawBlock], value_width: int) -> tuple[KeyBlock, 
             np.ascontiguousarray(block.arrays[0][:, :, :value_width]),
             block.positions,
             block.held,
+            inside=True,
         )
         for block in raw
     )
-
-
-def attend_rows(
-    q: Array, q_positions: Positions, blocks: Sequence[Sequence[KeyBlock]], *, value_width: int, **pipeline: Any
-) -> Attended:
-    """Attend as `kvattn.core.streaming.attend`, counting each stored row's bytes once.
-
-    Examples
-    --------
-    >>> from kvattn.caches.blocks import blocks_of
-    >>> rows = np.ones((1, 5, 3))
-    >>> blocks = blocks_of(rows, rows[:, :, :2], np.arange(5))
-    >>> with counting() as tally:
-    ...     _ = attend_rows(np.ones((1, 4, 1, 3)), np.full((1, 1), 4), [blocks], value_width=2)
-    >>> tally.kv_read == 5 * 3 * 8
-    True
-    """
-    if not is_counting():
-        return streaming.attend(q, q_positions, blocks, value_width=value_width, **pipeline)
-    with counting() as spent:
-        attended = streaming.attend(q, q_positions, blocks, value_width=value_width, **pipeline)
-    twice = spent.kv_read // (q.shape[-1] + value_width) * value_width
-    charge(Tally(kv_read=-twice))  # what streaming took for values lies inside the keys
-    return attended
-
-
-def attend_rows_cost(shape: Shape, mask: Mask | None = None, *, softcap: bool = False, sinks: bool = False) -> Tally:
-    """What `attend_rows` counts, in closed form; ``shape`` has one key/value head.
-
-    >>> attend_rows_cost(Shape(4, 1, 3, 2, 8, past=4, new=1)).kv_read == 5 * 3 * 8
-    True
-    """
-    total = attend_cost(shape, mask, softcap=softcap, sinks=sinks)
-    return replace(total, kv_read=total.kv_read // (shape.width + shape.value_width) * shape.width)

@@ -13,11 +13,9 @@ vector; Llama-3.2-Vision sets the rows of a text without an image to zero.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from kvattn.arguments import optional_real
 from kvattn.arrays import positions as read_positions
 from kvattn.caches.blocks import BLOCK
 from kvattn.caches.rows import KeyValue, Schema, key_value
@@ -25,6 +23,7 @@ from kvattn.caches.static import Static
 from kvattn.core import streaming
 from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
+from kvattn.core.pipeline import arguments_of, settle
 from kvattn.counting import Tally
 from kvattn.errors import ArgumentError
 from kvattn.typing import Array, Attended, Mask, Positions
@@ -66,8 +65,7 @@ class Cross:
 
     def __post_init__(self) -> None:
         w = self.projections
-        object.__setattr__(self, "scale", optional_real("scale", self.scale))
-        object.__setattr__(self, "softcap", optional_real("softcap", self.softcap, above=0.0))
+        settle(self, w.heads, w.dtype)
         memory = check_hidden("memory", self.memory, None, int(w.key.shape[0]), w.dtype).copy()
         memory.flags.writeable = False
         object.__setattr__(self, "memory", memory)
@@ -88,7 +86,7 @@ class Cross:
         q = np.einsum("btm,mhd->bhtd", x, w.query.reshape(w.hidden, w.heads, w.width))
         k = np.einsum("bsm,mhd->bhsd", self.memory, w.key.reshape(-1, w.kv_heads, w.width))
         v = np.einsum("bsm,mhd->bhsd", self.memory, w.value.reshape(-1, w.kv_heads, w.value_width))
-        mixed, lse = definition(q, k, v, q_positions=at, k_positions=source, **self._pipeline())
+        mixed, lse = definition(q, k, v, q_positions=at, k_positions=source, **arguments_of(self))
         out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
         return Attended(out, lse)
 
@@ -135,7 +133,7 @@ class Cross:
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
         at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
         blocks = [cache.blocks(b) for b in range(cache.batch)]
-        mixed, lse = streaming.attend(w.queries(x), at, blocks, value_width=w.value_width, **self._pipeline())
+        mixed, lse = streaming.attend(w.queries(x), at, blocks, value_width=w.value_width, **arguments_of(self))
         return Attended(w.outputs(mixed), lse), cache.advance(x.shape[1])
 
     def cost(self, *, past: int, new: int, batch: int | None = None) -> Tally:
@@ -147,7 +145,7 @@ class Cross:
         10
         """
         w = self.projections
-        count = len(self.memory) if batch is None else batch
+        count = self._batch(batch)
         sizes = (w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, past, new, count)
         shape = Shape(*sizes, source=self.memory.shape[1])
         return w.cost(count * new, "query", "output") + attend_cost(shape, self.mask, softcap=self.softcap is not None)
@@ -163,9 +161,11 @@ class Cross:
         written = self._schema().append_cost(past=0, new=length, batch=batch, page=self.page)
         return self.projections.cost(batch * length, "key", "value") + written
 
+    def _batch(self, batch: int | None) -> int:
+        if batch not in (None, len(self.memory)):
+            raise ArgumentError(f"batch must be that of the memory, {len(self.memory)}, got {batch}")
+        return len(self.memory)
+
     def _schema(self) -> Schema[KeyValue]:
         w = self.projections
         return key_value(w.kv_heads, w.width, w.value_width, w.dtype)
-
-    def _pipeline(self) -> dict[str, Any]:
-        return {"mask": self.mask, "scale": self.scale, "softcap": self.softcap}

@@ -18,20 +18,17 @@ caching, and which pairs rotate, differs by model; here keys are cached rotated.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from kvattn.arguments import optional_real
-from kvattn.arrays import floating
 from kvattn.arrays import positions as read_positions
-from kvattn.axes import sizes
 from kvattn.caches.blocks import BLOCK
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import KeyValue, key_value
 from kvattn.core import streaming
 from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
+from kvattn.core.pipeline import arguments_of, settle
 from kvattn.counting import Tally
 from kvattn.masks.causal import Causal
 from kvattn.positions.rotary import Rotary
@@ -78,13 +75,7 @@ class Grouped:
     page: int = BLOCK
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", optional_real("scale", self.scale))
-        object.__setattr__(self, "softcap", optional_real("softcap", self.softcap, above=0.0))
-        if self.sinks is not None:
-            sinks = floating("sinks", self.sinks, self.projections.dtype).copy()
-            sizes(("sinks", sinks, str(self.projections.heads)))
-            sinks.flags.writeable = False
-            object.__setattr__(self, "sinks", sinks)
+        settle(self, self.projections.heads, self.projections.dtype)
 
     def definition(self, x: Array, positions: Positions) -> Attended:
         """The paper's equation on the whole sequence.
@@ -112,7 +103,7 @@ class Grouped:
         v = np.einsum("btm,mhd->bhtd", x, w.value.reshape(w.hidden, w.kv_heads, w.value_width))
         if self.rotation is not None:
             q, k = (self.rotation.rotate(rows, at[:, None, :]) for rows in (q, k))
-        mixed, lse = definition(q, k, v, q_positions=at, k_positions=at, **self._pipeline())
+        mixed, lse = definition(q, k, v, q_positions=at, k_positions=at, **arguments_of(self))
         out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
         return Attended(out, lse)
 
@@ -151,7 +142,7 @@ class Grouped:
             q, k = (self.rotation.rotate(rows, at[:, None, :]) for rows in (q, k))
         cache = cache.append(KeyValue(k, v))
         blocks = [cache.blocks(b) for b in range(cache.batch)]
-        mixed, lse = streaming.attend(q, at, blocks, value_width=w.value_width, **self._pipeline())
+        mixed, lse = streaming.attend(q, at, blocks, value_width=w.value_width, **arguments_of(self))
         return Attended(w.outputs(mixed), lse), cache
 
     def cost(self, *, past: int, new: int, batch: int = 1) -> Tally:
@@ -174,12 +165,3 @@ class Grouped:
         total += schema.append_cost(past=past, new=new, batch=batch, page=self.page)
         shape = Shape(w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, past, new, batch)
         return total + attend_cost(shape, self.mask, softcap=self.softcap is not None, sinks=self.sinks is not None)
-
-    def _pipeline(self) -> dict[str, Any]:
-        return {
-            "mask": self.mask,
-            "mods": self.mods,
-            "scale": self.scale,
-            "softcap": self.softcap,
-            "sinks": self.sinks,
-        }

@@ -34,15 +34,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from kvattn.arguments import integer, optional_real
+from kvattn.arguments import integer
 from kvattn.arrays import positions as read_positions
-from kvattn.axes import sizes
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import Field, Schema
 from kvattn.caches.tables import RawBlock
-from kvattn.core.accounting import Shape
+from kvattn.core import streaming
+from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
+from kvattn.core.pipeline import arguments_of, settle
 from kvattn.counting import Tally, charge
 from kvattn.errors import DtypeError, ShapeError
 from kvattn.masks.causal import Causal
@@ -51,8 +52,6 @@ from kvattn.typing import Answer, Array, Attended, Indices, Mask, Positions, Spa
 from kvattn.variants.compressed.latent import whole_heads, whole_query_latents
 from kvattn.variants.compressed.latent_projections import LatentProjections
 from kvattn.variants.compressed.latent_rows import (
-    attend_rows,
-    attend_rows_cost,
     check_rotation,
     query_and_row,
     query_and_row_cost,
@@ -124,8 +123,7 @@ class Indexed:
     def __post_init__(self) -> None:
         w, indexer = self.projections, self.indexer
         object.__setattr__(self, "keep", integer("keep", self.keep, 1))
-        object.__setattr__(self, "scale", optional_real("scale", self.scale))
-        object.__setattr__(self, "softcap", optional_real("softcap", self.softcap, above=0))
+        settle(self, w.heads, w.dtype)
         check_rotation(w, self.rotation)
         source = w.hidden if w.query_down is None else w.query_down.shape[1]
         reads = (indexer.key.shape[0], indexer.query.shape[0])
@@ -135,8 +133,6 @@ class Indexed:
             )
         if indexer.query.dtype != w.dtype:
             raise DtypeError(f"indexer must have the dtype of projections, {w.dtype}, got {indexer.query.dtype}")
-        if self.sinks is not None:
-            sizes(("sinks", np.asarray(self.sinks), str(w.heads)))
 
     def definition(self, x: Array, positions: Positions) -> Attended:
         """The paper's equations on the whole sequence.
@@ -169,7 +165,7 @@ class Indexed:
                     seen = np.flatnonzero(np.broadcast_to(self.mask(b, 0, at[b, t], at[b]), at[b].shape))
                 best = sorted((-float(scores[b, t, s]), int(at[b, s]), int(s)) for s in seen)[: self.keep]
                 kept[b, t, [s for _, _, s in best]] = True
-        mixed, lse = definition(q, k, v, q_positions=at, k_positions=at, mask=_Table(kept), **self._pipeline())
+        mixed, lse = definition(q, k, v, q_positions=at, k_positions=at, **self._pipeline(_Table(kept)))
         out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
         return Attended(out, lse)
 
@@ -216,7 +212,7 @@ class Indexed:
             for first in range(0, x.shape[1], TOGETHER):
                 here = slice(first, first + TOGETHER)
                 kept = self._pick(b, index_queries[b, :, here], index_weights[b, here], at[b, here], blocks, met)
-                part = attend_rows(
+                part = streaming.attend(
                     np.ascontiguousarray(q[b, :, here].swapaxes(0, 1)[:, :, None]),  # each token its own sequence
                     at[b, here, None],
                     [_gathered(blocks, slots, w.rank) for slots in kept],
@@ -264,8 +260,9 @@ class Indexed:
     def _attention_cost(self, kept: int) -> Tally:
         """One token and the rows that it keeps."""
         w = self.projections
-        shape = Shape(w.heads, 1, w.rank + w.rope_width, w.rank, w.dtype.itemsize, past=kept - 1, new=1)
-        return attend_rows_cost(shape, softcap=self.softcap is not None, sinks=self.sinks is not None)
+        sizes = (w.heads, 1, w.rank + w.rope_width, w.rank, w.dtype.itemsize)
+        shape = Shape(*sizes, past=0, new=1, source=kept, inside=True)
+        return attend_cost(shape, softcap=self.softcap is not None, sinks=self.sinks is not None)
 
     def _pick(
         self, b: int, queries: Array, weights: Array, at: Positions, blocks: Sequence[RawBlock], met: dict[int, int]
@@ -295,13 +292,10 @@ class Indexed:
         w = self.projections
         return indexed_latent(w.rank + w.rope_width, self.indexer.width, w.dtype)
 
-    def _pipeline(self) -> dict[str, Any]:
-        w = self.projections
-        return {
-            "scale": 1.0 / math.sqrt(w.width) if self.scale is None else self.scale,
-            "softcap": self.softcap,
-            "sinks": None if self.sinks is None else np.asarray(self.sinks, w.dtype),
-        }
+    def _pipeline(self, mask: Mask | None = None) -> dict[str, Any]:
+        """How the scores of kept keys are bent; which keys are kept is said by ``mask`` or by the rows themselves."""
+        scale = 1.0 / math.sqrt(self.projections.width) if self.scale is None else self.scale
+        return arguments_of(self, scale=scale, mask=mask)
 
 
 def top(scores: Array, keep: int) -> Positions:
@@ -327,7 +321,7 @@ def _gathered(blocks: Sequence[RawBlock], slots: Positions, value_width: int) ->
     starts, first = np.unique(slots // BLOCK * BLOCK, return_index=True)
     parts = [found[int(s)][part % BLOCK] for s, part in zip(starts, np.split(slots, first[1:]), strict=True)]
     rows = np.concatenate(parts)[None]  # [1, n, w]
-    return blocks_of(rows, rows[:, :, :value_width], slots)
+    return tuple(block._replace(inside=True) for block in blocks_of(rows, rows[:, :, :value_width], slots))
 
 
 @dataclass(frozen=True, eq=False)

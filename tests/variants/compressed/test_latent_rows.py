@@ -5,7 +5,7 @@ from kvattn.caches.blocks import blocks_of
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import latent
 from kvattn.core import streaming
-from kvattn.core.accounting import Shape
+from kvattn.core.accounting import Shape, attend_cost
 from kvattn.counting import counting
 from kvattn.errors import ShapeError
 from kvattn.masks import Causal, Window
@@ -13,8 +13,6 @@ from kvattn.positions import Rotary
 from kvattn.typing import Mask
 from kvattn.variants.compressed.latent_projections import LatentProjections
 from kvattn.variants.compressed.latent_rows import (
-    attend_rows,
-    attend_rows_cost,
     check_rotation,
     latent_blocks,
     query_and_row,
@@ -54,13 +52,12 @@ def test_a_row_is_read_once(mask: Mask | None, keys: int) -> None:
     rng = np.random.default_rng(0)
     rows, q = rng.standard_normal((1, 300, 5)), rng.standard_normal((1, 4, 2, 5))
     at = np.arange(298, 300)[None]
-    blocks = [blocks_of(rows, rows[:, :, :3], np.arange(300))]
+    cache = Paged.start(latent(5)).append([rows[None]])
     with counting() as tally:
-        found = attend_rows(q, at, blocks, value_width=3, mask=mask)
-    plain = streaming.attend(q, at, blocks, value_width=3, mask=mask)
+        found = streaming.attend(q, at, [latent_blocks(cache.raw_blocks(0), 3)], value_width=3, mask=mask)
+    plain = streaming.attend(q, at, [blocks_of(rows, rows[:, :, :3], np.arange(300))], value_width=3, mask=mask)
     assert np.array_equal(found.out, plain.out)
-    assert np.array_equal(attend_rows(q, at, blocks, value_width=3, mask=mask).out, plain.out)
-    assert tally.tally == attend_rows_cost(Shape(4, 1, 5, 3, 8, past=298, new=2), mask)
+    assert tally.tally == attend_cost(Shape(4, 1, 5, 3, 8, past=298, new=2, inside=True), mask)
     assert tally.kv_read == keys * 5 * 8  # one of two blocks holds the window
 
 
