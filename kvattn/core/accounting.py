@@ -5,7 +5,7 @@ meetings take place follows from the mask's block answers, and everything else f
 
     pairs     = Σ_meetings rows · keys
     matmul    = 2 · pairs · (D + Dv)
-    exp       = pairs  (+ pairs for a softcap) + one per row and meeting
+    exp       = pairs  (+ pairs for a softcap) + one per row and span of four blocks
     KV read   = keys of every block met at least once · Hkv · (D + Dv) · itemsize
 
 It equals what `kvattn.core.streaming` counts while it runs, in exact integers, which is a law.
@@ -17,7 +17,7 @@ import numpy as np
 
 from kvattn.arguments import integer
 from kvattn.caches.blocks import BLOCK
-from kvattn.core.tiles import row_step
+from kvattn.core.tiles import SPAN, row_step
 from kvattn.counting import Tally
 from kvattn.typing import Answer, Mask, Span
 
@@ -126,6 +126,7 @@ def _sequence(shape: Shape, group: int, mask: Mask | None, b: int, softcap: bool
     for first in range(0, group * shape.new, step):
         row = np.arange(first, min(first + step, group * shape.new))
         q = shape.past + row // group
+        spans: set[int] = set()
         for start in range(0, shape.keys, BLOCK):
             slots = np.arange(start, min(start + BLOCK, shape.keys))
             keys = slots[(slots < forgotten[0]) | (slots >= forgotten[1])]
@@ -144,10 +145,12 @@ def _sequence(shape: Shape, group: int, mask: Mask | None, b: int, softcap: bool
                 seen = mask(b, heads, q[None, :, None], keys[None, None, :])
                 visible = int(np.count_nonzero(np.broadcast_to(seen, (shape.kv_heads, row.size, keys.size))))
             visits = shape.kv_heads * row.size
+            spanned = 0 if start // SPAN in spans else visits
+            spans.add(start // SPAN)
             total += Tally(
                 matmul=2 * pairs * wide,
-                arithmetic=pairs * (5 if softcap else 3) + visits * (2 + 2 * shape.value_width),
-                transcendental=pairs * (2 if softcap else 1) + visits,
+                arithmetic=pairs * (5 if softcap else 3) + (spanned + visits) * (1 + shape.value_width),
+                transcendental=pairs * (2 if softcap else 1) + spanned,
                 pairs_computed=pairs,
                 pairs_visible=visible,
             )

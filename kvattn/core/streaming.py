@@ -1,18 +1,20 @@
 """Attention over blocks of keys with a running softmax: what every cached step is made of.
 
-For each query row, over the blocks of its keys in slot order, with running maximum *m*, sum *l*
-and mix *o*::
+For each query row, over spans of four blocks of its keys in slot order, with running maximum *m*,
+sum *l* and mix *o*::
 
     m' = max(m, max_j s_j)
-    l' = l · exp(m - m') + Σ_j exp(s_j - m')
-    o' = o · exp(m - m') + Σ_j exp(s_j - m') v_j
+    l' = l · exp(m - m') + Σ_blocks Σ_j exp(s_j - m')
+    o' = o · exp(m - m') + Σ_blocks Σ_j exp(s_j - m') v_j
 
-and in the end ``out = o / l``, ``lse = m + log l``; a sink enters once, after the last block.
+The sums over blocks go one block after the other.  In the end ``out = o / l``, ``lse = m + log l``; a
+sink enters once, after the last block.
 
 Shapes: ``q [B, Hq, T, D]``; keys and values as `kvattn.caches.blocks.KeyBlock`.  Memory O(T·D):
-scores exist for one tile of at most 256 rows and one block of 256 keys at a time.
+scores exist for one tile of about 256 rows and one span of 1,024 keys at a time.  A span of one block would
+do; four make fewer and larger steps, which is what decoding time goes into.
 
-**Bits do not depend on the cut.**  Blocks are aligned to slot 0; a masked or missing key adds
+**Bits do not depend on the cut.**  Blocks and spans are aligned to slot 0; a masked or missing key adds
 exactly 0; a block that a tile does not see is skipped, which changes nothing since it would have
 multiplied by 1 and added 0; products have 8 rows (`kvattn.blas`); everything else is elementwise
 or along a row of 256.  So a row's result depends on its query and its visible keys alone.
@@ -24,6 +26,7 @@ Where libraries differ: most kernels choose tiles by sequence length, so their l
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 import math
 
 import numpy as np
@@ -31,7 +34,7 @@ import numpy as np
 from kvattn.blas import ROWS, tile_product
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.core.pipeline import Pipeline
-from kvattn.core.tiles import Tile, cut, score_rows, workers
+from kvattn.core.tiles import SPAN, Tile, cut, score_rows, workers
 from kvattn.counting import Tally, charge, is_counting
 from kvattn.mods.softcap import softcap as softcap_scores
 from kvattn.typing import Array, Attended, Mask, Mod, Place, Positions, Visible
@@ -148,40 +151,41 @@ def _mix(
     heads, padded, _ = rows.shape
     scaled = (rows * pipeline.scale).reshape(heads, -1, ROWS, rows.shape[2])
     wide = -(-value_width // ROWS) * ROWS
-    scores = np.empty((heads, padded, BLOCK), rows.dtype)
+    spans = [list(span) for _, span in groupby(tile.blocks, key=lambda seen: seen[0].start // SPAN)]
+    room = np.empty((max(map(len, spans), default=0), heads, padded, BLOCK), rows.dtype)
     part = np.empty((heads, padded, wide), rows.dtype)
     mixed = np.zeros((heads, padded, wide), rows.dtype)
     top = np.full((heads, padded, 1), -np.inf, rows.dtype)
     total = np.zeros((heads, padded, 1), rows.dtype)
+    lowest = float(np.finfo(rows.dtype).min)
     real = heads * (tile.rows.stop - tile.rows.start)
     pairs = visible = 0
     with np.errstate(invalid="ignore", over="ignore", divide="ignore", under="ignore"):
-        for block, look in tile.blocks:
-            keys, values = block.k[tile.heads], _padded(block.v[tile.heads], wide)
-            tile_product(scaled, keys[:, None], out=scores.reshape(heads, -1, ROWS, BLOCK))
-            if pipeline.softcap is not None:
-                scores[...] = softcap_scores(scores, pipeline.softcap)
-            here = place._replace(k_positions=block.positions[None, None, :])
-            for mod in pipeline.mods:
-                scores[...] = mod(scores, here)
-            keep = _keep(block, look, pipeline.mask, here)
-            if keep is not None:
-                np.copyto(scores, -np.inf, where=~keep)
-            pairs += real * block.key_count
-            visible += _visible(keep, heads, tile) if counted else 0
-            peak = np.maximum(top, scores.max(axis=-1, keepdims=True))
-            shift = np.where(peak == -np.inf, 0.0, peak).astype(rows.dtype, copy=False)
-            np.exp(np.subtract(scores, shift, out=scores), out=scores)
+        for span in spans:
+            weights = room[: len(span)]  # [n, h, R, 256]
+            keeps = []
+            for scores, (block, look) in zip(weights, span, strict=True):
+                tile_product(scaled, block.k[tile.heads, None], out=scores.reshape(heads, -1, ROWS, BLOCK))
+                keep = _bend(scores, block, look, pipeline, place)
+                keeps.append(keep)
+                pairs += real * block.key_count
+                visible += _visible(keep, heads, tile) if counted else 0
+            peak = np.maximum(top, weights.max(axis=-1, keepdims=True).max(axis=0))
+            shift = np.maximum(peak, lowest)
+            np.exp(np.subtract(weights, shift, out=weights), out=weights)
             fade = np.exp(top - shift)
-            total = total * fade + scores.sum(axis=-1, keepdims=True)
-            _product(scores, values, keep, careful, part)
+            # one after the other: a sum over the span in one go could pair its terms
+            sums = np.concatenate([(total * fade)[None], weights.sum(axis=-1, keepdims=True)])
+            total = np.add.accumulate(sums, axis=0)[-1]
             mixed *= fade
-            mixed += part
+            for scores, keep, (block, _) in zip(weights, keeps, span, strict=True):
+                _product(scores, _padded(block.v[tile.heads], wide), keep, careful, part)
+                mixed += part
             top = peak
         if pipeline.sinks is not None:
             sink = pipeline.sinks[place.heads].astype(rows.dtype, copy=False)
             peak = np.maximum(top, sink)
-            shift = np.where(peak == -np.inf, 0.0, peak).astype(rows.dtype, copy=False)
+            shift = np.maximum(peak, lowest)
             fade = np.exp(top - shift)
             total = total * fade + np.exp(sink - shift)
             mixed *= fade
@@ -192,18 +196,33 @@ def _mix(
         lse = np.where(empty, -np.inf, top + np.log(divisor)).astype(rows.dtype, copy=False)
     bends = 0 if pipeline.softcap is None else 1
     ends = 0 if pipeline.sinks is None else 1
-    visits = real * len(tile.blocks)
+    spanned, visits = real * len(spans), real * len(tile.blocks)
     done = Tally(
         matmul=2 * pairs * (rows.shape[2] + value_width),
         arithmetic=pairs * (3 + 2 * bends)
-        + (visits + real * ends) * (2 + value_width)
-        + visits * value_width
+        + (spanned + visits) * (1 + value_width)
+        + real * ends * (2 + value_width)
         + real * (rows.shape[2] + value_width),
-        transcendental=pairs * (1 + bends) + visits + 2 * real * ends + real,
+        transcendental=pairs * (1 + bends) + spanned + 2 * real * ends + real,
         pairs_computed=pairs,
         pairs_visible=visible,
     )
     return out[..., :value_width], lse[..., 0], done
+
+
+def _bend(scores: Array, block: KeyBlock, look: bool, pipeline: Pipeline, place: Place) -> Visible | None:
+    """Softcap, mods and mask on one block's scores ``[h, R, 256]``, in place; which pairs are visible, None for all."""
+    if pipeline.softcap is not None:
+        scores[...] = softcap_scores(scores, pipeline.softcap)
+    here = place
+    if pipeline.mods or look:
+        here = place._replace(k_positions=block.positions[None, None, :])
+    for mod in pipeline.mods:
+        scores[...] = mod(scores, here)
+    keep = _keep(block, look, pipeline.mask, here)
+    if keep is not None:
+        np.copyto(scores, -np.inf, where=~keep)
+    return keep
 
 
 def _keep(block: KeyBlock, look: bool, mask: Mask | None, place: Place) -> Visible | None:

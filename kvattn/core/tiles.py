@@ -18,6 +18,9 @@ from kvattn.typing import Answer, Array, Mask, Positions, Span
 ROW_LIMIT = 256
 """Score rows that are worked on together."""
 
+SPAN = 4 * BLOCK
+"""Slots whose scores share one step of the running softmax; spans are aligned to slot 0, as blocks are."""
+
 
 class Tile(NamedTuple):
     """One worker's share.

@@ -33,15 +33,15 @@ def test_window_pairs_are_summed_one_by_one(past: int, new: int, window: int) ->
     assert cost.pairs_visible == HQ * sum(min(i + 1, window) for i in range(past, past + new))
 
 
-@pytest.mark.parametrize(("past", "new"), [(0, 3), (255, 1), (256, 1), (600, 7)])
+@pytest.mark.parametrize(("past", "new"), [(0, 3), (255, 1), (256, 1), (600, 7), (1023, 1), (1024, 1)])
 def test_without_a_mask_everything_is_computed(past: int, new: int) -> None:
-    """Each pair costs 2·(D + Dv); each of the ceil(S/256) visits of a row one exp and 2 + 2·Dv; see the docs."""
+    """A pair costs 2·(D + Dv), each of a row's ceil(S/256) blocks 1 + Dv, each of its ceil(S/1024) spans as much and an exp."""
     keys, rows = past + new, HQ * new
-    pairs, visits = rows * keys, rows * -(-keys // 256)
+    pairs, blocks, spans = rows * keys, rows * -(-keys // 256), rows * -(-keys // 1024)
     assert attend_cost(shape(past, new)) == Tally(
         matmul=2 * pairs * WIDE,
-        arithmetic=3 * pairs + visits * (2 + 2 * DV) + rows * WIDE,
-        transcendental=pairs + visits + rows,
+        arithmetic=3 * pairs + (blocks + spans) * (1 + DV) + rows * WIDE,
+        transcendental=pairs + spans + rows,
         kv_read=keys * HKV * WIDE * 8,
         pairs_computed=pairs,
         pairs_visible=pairs,
@@ -65,6 +65,7 @@ def test_a_short_window_across_an_edge_meets_two_blocks() -> None:
     assert cost.pairs_computed == HQ * (256 + 2)
     assert cost.pairs_visible == HQ * 4
     assert cost.kv_read == 258 * HKV * WIDE * 8
+    assert cost.transcendental == HQ * (258 + 2 + 1)  # an edge of spans, too: block 4 begins the second one
 
 
 def test_causal_prefill_skips_blocks_above_the_diagonal() -> None:
@@ -72,8 +73,9 @@ def test_causal_prefill_skips_blocks_above_the_diagonal() -> None:
     cost = attend_cost(Shape(1, 1, D, DV, 8, 0, 600), Causal())
     assert cost.pairs_computed == 256 * 256 + 256 * 512 + 88 * 600
     assert cost.pairs_visible == 600 * 601 // 2
-    visits = 256 * 1 + 256 * 2 + 88 * 3
-    assert cost.transcendental == cost.pairs_computed + visits + 600
+    assert cost.transcendental == cost.pairs_computed + 600 + 600  # every row has one span, and a logarithm
+    blocks = 256 * 1 + 256 * 2 + 88 * 3
+    assert cost.arithmetic == 3 * cost.pairs_computed + (blocks + 600) * (1 + DV) + 600 * WIDE
     assert cost.kv_read == 600 * WIDE * 8  # each block once, however many tiles meet it
 
 
@@ -93,7 +95,8 @@ def test_forgotten_slots_cost_nothing() -> None:
     cost = attend_cost(shape(599, 1), forgotten=(100, 512))
     assert cost.pairs_computed == HQ * 188
     assert cost.kv_read == 188 * HKV * WIDE * 8
-    assert cost.transcendental == HQ * (188 + 2 + 1)
+    assert cost.transcendental == HQ * (188 + 1 + 1)
+    assert cost.arithmetic == HQ * (3 * 188 + (2 + 1) * (1 + DV) + WIDE)
 
 
 def test_another_source_has_its_own_length() -> None:
