@@ -35,7 +35,7 @@ def test_window_pairs_are_summed_one_by_one(past: int, new: int, window: int) ->
 
 @pytest.mark.parametrize(("past", "new"), [(0, 3), (255, 1), (256, 1), (600, 7), (1023, 1), (1024, 1)])
 def test_without_a_mask_everything_is_computed(past: int, new: int) -> None:
-    """A pair costs 2·(D + Dv), each of a row's ceil(S/256) blocks 1 + Dv, each of its ceil(S/1024) spans as much and an exp."""
+    """A pair costs 2·(D + Dv); each of a row's blocks of 256 costs 1 + Dv, each span of 1,024 as much and an exp."""
     keys, rows = past + new, HQ * new
     pairs, blocks, spans = rows * keys, rows * -(-keys // 256), rows * -(-keys // 1024)
     assert attend_cost(shape(past, new)) == Tally(
