@@ -62,7 +62,9 @@ def test_onnx_linear_attention_with_the_gated_delta_rule(length: int, scale: flo
 def test_transformers_qwen3_next_layer(length: int) -> None:
     """Prefill in chunks of 64, and decoding one by one behind it."""
     torch = pytest.importorskip("torch", reason="Qwen3-Next: transformers runs on torch")
-    pytest.importorskip("transformers", minversion="5.23", reason="Qwen3-Next: needs transformers, which the peers extra installs")
+    pytest.importorskip(
+        "transformers", minversion="5.23", reason="Qwen3-Next: needs transformers, which the peers extra installs"
+    )
     from transformers.cache_utils import DynamicCache
     from transformers.models.qwen3_next.configuration_qwen3_next import Qwen3NextConfig
     from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet

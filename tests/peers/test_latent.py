@@ -24,7 +24,9 @@ from kvattn.variants.sparse.lightning_indexer import LightningIndexer
 pytestmark = pytest.mark.peer
 
 torch = pytest.importorskip("torch", reason="DeepSeek: transformers runs on torch")
-pytest.importorskip("transformers", minversion="5.23", reason="DeepSeek: needs transformers, which the peers extra installs")
+pytest.importorskip(
+    "transformers", minversion="5.23", reason="DeepSeek: needs transformers, which the peers extra installs"
+)
 
 HIDDEN, HEADS, NOPE, ROPE, VALUE, RANK, SOURCE = 10, 3, 5, 4, 7, 6, 8
 SIZES = {
