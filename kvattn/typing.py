@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from kvattn.counting import Tally
+
 Array: TypeAlias = NDArray[np.floating[Any]]
 """A floating-point array; kvattn computes in float64 or float32."""
 
@@ -61,6 +63,12 @@ class Place(NamedTuple):
         The query rows before scaling, ``[..., rows, D]``; None where a caller has none.
     q_positions, k_positions
         Absolute positions of the score rows and columns.
+    keys
+        The key rows, time last, ``[..., D, columns]``; None where a caller has none.
+    query_notes
+        Further numbers of each query, ``[..., rows, E]``, for mods that read them; None without.
+    key_notes
+        Further numbers of each key, time last, ``[..., F, columns]``; None without.
     """
 
     batch: int
@@ -68,20 +76,49 @@ class Place(NamedTuple):
     queries: Array | None
     q_positions: Positions
     k_positions: Positions
+    keys: Array | None = None
+    query_notes: Array | None = None
+    key_notes: Array | None = None
 
 
 class Mod(Protocol):
-    """How a score is bent: elementwise, after scale and softcap, before the mask."""
+    """How a score is bent: elementwise, after scale and softcap, before the mask.
+
+    A mod that also has ``cost(*, pairs, width) -> Tally`` is counted: so many pairs whose score it bends, of
+    queries with so many features.  Its own arithmetic is not counted otherwise.
+    """
 
     def __call__(self, scores: Array, place: Place) -> Array:
         """Return scores of the same shape and dtype."""
 
 
-class Rotation(Protocol):
-    """A positional scheme that turns queries and keys before they meet."""
+class QueryKey(Protocol):
+    """What is done to queries and keys between projection and product: rotations, norms, temperatures.
 
-    def rotate(self, x: Array, positions: Positions) -> Array:
-        """Turn ``x`` ``[..., T, D]`` to ``positions`` ``[T]`` (or anything that broadcasts to ``x.shape[:-1]``)."""
+    Keys are cached as it leaves them, so a key's row may depend on that key and its position alone.
+    """
+
+    def queries(self, q: Array, positions: Positions) -> Array:
+        """Return queries ``[B, Hq, T, D]`` for positions ``[B, 1, T]``."""
+
+    def keys(self, k: Array, positions: Positions) -> Array:
+        """Return keys ``[B, Hkv, T, D]`` for positions ``[B, 1, T]``."""
+
+    def queries_cost(self, *, tokens: int, heads: int, width: int) -> Tally:
+        """What `queries` counts, in closed form; ``tokens`` over all sequences."""
+
+    def keys_cost(self, *, tokens: int, heads: int, width: int) -> Tally:
+        """What `keys` counts, in closed form."""
+
+
+class Finish(Protocol):
+    """What is done to the mixed values between attention and the output projection: gates, norms, turns."""
+
+    def finish(self, mixed: Array, x: Array, positions: Positions) -> Array:
+        """Return ``mixed [B, Hq, T, Dv]``, given the layer's input ``x [B, T, M]`` and positions ``[B, T]``."""
+
+    def finish_cost(self, *, tokens: int, heads: int, width: int) -> Tally:
+        """What `finish` counts, in closed form; ``width`` is Dv."""
 
 
 class Embedding(Protocol):

@@ -18,12 +18,11 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = (
     "errors",
+    "counting",
     "typing",
-    "arrays",
     "arguments",
     "axes",
     "arrays",
-    "counting",
     "blas",
     "ops",
     "positions",
