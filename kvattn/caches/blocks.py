@@ -36,6 +36,8 @@ class KeyBlock(NamedTuple):
         ``[256]``, or None when every column holds a key.
     inside
         Whether the values are part of the keys' numbers, as in latent attention: reading one reads both.
+    notes
+        ``[F, 256]``, further numbers of each key, which mods read as ``place.key_notes``; None without.
     """
 
     start: int
@@ -44,6 +46,7 @@ class KeyBlock(NamedTuple):
     positions: Positions
     held: Visible | None
     inside: bool = False
+    notes: Array | None = None
 
     @property
     def key_count(self) -> int:

@@ -11,15 +11,17 @@ meetings take place follows from the mask's block answers, and everything else f
 It equals what `kvattn.core.streaming` counts while it runs, in exact integers, which is a law.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from kvattn.arguments import integer
 from kvattn.caches.blocks import BLOCK
+from kvattn.core.pipeline import mods_cost
 from kvattn.core.tiles import SPAN, row_step
 from kvattn.counting import Tally
-from kvattn.typing import Answer, Mask, Span
+from kvattn.typing import Answer, Mask, Mod, Span
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def attend_cost(
     softcap: bool = False,
     sinks: bool = False,
     forgotten: tuple[int, int] = (0, 0),
+    mods: Sequence[Mod] = (),
+    notes: int = 0,
 ) -> Tally:
     """The cost of `kvattn.core.streaming.attend` for the last tokens of a sequence.
 
@@ -99,6 +103,10 @@ def attend_cost(
         Whether there are any.
     forgotten
         Slots ``start .. stop - 1`` that the cache no longer holds.
+    mods
+        As given to ``attend``; those that state a cost are counted.
+    notes
+        Bytes of the notes that are read with each key.
 
     Examples
     --------
@@ -107,7 +115,8 @@ def attend_cost(
     12
     """
     group = shape.heads // shape.kv_heads
-    total = sum((_sequence(shape, group, mask, b, softcap, forgotten) for b in range(shape.batch)), Tally())
+    total = sum((_sequence(shape, group, mask, b, softcap, forgotten, notes) for b in range(shape.batch)), Tally())
+    total += mods_cost(mods, pairs=total.pairs_computed, width=shape.width)
     rows = shape.batch * shape.heads * shape.new
     ends = rows * sinks
     return total + Tally(
@@ -116,7 +125,9 @@ def attend_cost(
     )
 
 
-def _sequence(shape: Shape, group: int, mask: Mask | None, b: int, softcap: bool, forgotten: tuple[int, int]) -> Tally:
+def _sequence(
+    shape: Shape, group: int, mask: Mask | None, b: int, softcap: bool, forgotten: tuple[int, int], notes: int
+) -> Tally:
     """Meetings of one sequence, over all its key/value heads."""
     wide = shape.width + shape.value_width
     read = shape.width if shape.inside else wide
@@ -154,4 +165,4 @@ def _sequence(shape: Shape, group: int, mask: Mask | None, b: int, softcap: bool
                 pairs_computed=pairs,
                 pairs_visible=visible,
             )
-    return total + Tally(kv_read=sum(met.values()) * shape.kv_heads * read * shape.itemsize)
+    return total + Tally(kv_read=sum(met.values()) * (shape.kv_heads * read * shape.itemsize + notes))

@@ -38,6 +38,8 @@ def definition(
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Array | None = None,
+    query_notes: Array | None = None,
+    key_notes: Array | None = None,
 ) -> Attended:
     """Attention in one piece.
 
@@ -51,6 +53,8 @@ def definition(
         As in `kvattn.attend`.
     sinks
         ``[Hq]``, one logit in each row's denominator.
+    query_notes, key_notes
+        ``[B, Hq, T, E]`` and ``[B, F, S]``, further numbers of queries and keys that mods read.
 
     Returns
     -------
@@ -80,8 +84,11 @@ def definition(
             scores = np.einsum("htd,hsd->hts", q[b], keys) * scale
             if softcap is not None:
                 scores = softcap * np.tanh(scores / softcap)
+            beside = query_notes[b] if query_notes is not None else None
+            notes = key_notes[b] if key_notes is not None else None
+            place = Place(b, every, q[b], i, j, keys.swapaxes(1, 2), beside, notes)
             for mod in mods:
-                scores = mod(scores, Place(b, every, q[b], i, j))
+                scores = mod(scores, place)
             keep = np.ones(scores.shape, np.bool_)
             if mask is not None:
                 keep &= mask(b, every, i, j)

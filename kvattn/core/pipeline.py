@@ -7,6 +7,7 @@ A layer is a frozen dataclass with some of the fields ``mask``, ``mods``, ``scal
 `kvattn.core.streaming.attend` and to `kvattn.core.definition.definition`, which take the same ones.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from numpy.typing import DTypeLike
@@ -14,8 +15,12 @@ from numpy.typing import DTypeLike
 from kvattn.arguments import optional_real, shown
 from kvattn.arrays import floating
 from kvattn.axes import sizes
+from kvattn.counting import Tally
 from kvattn.errors import ArgumentError
 from kvattn.typing import Array, Mask, Mod
+
+SEQUENCES = (("mods", "__call__", "mods"), ("query_key", "queries", "schemes and norms"), ("finish", "finish", "gates"))
+"""Fields that are sequences of values: name, what each value must have, and what the values are called."""
 
 FIELDS = ("mask", "mods", "scale", "softcap", "sinks")
 """Fields of a layer that bend scores."""
@@ -65,10 +70,13 @@ def settle(layer: Any, heads: int, dtype: DTypeLike) -> None:
     held = {name: getattr(layer, name) for name in FIELDS if hasattr(layer, name)}
     if "mask" in held:
         check_mask(held["mask"])
-    if "mods" in held:
-        if not isinstance(held["mods"], (tuple, list)) or not all(callable(mod) for mod in held["mods"]):
-            raise ArgumentError(f"mods must be a sequence of mods, got {shown(held['mods'])}")
-        held["mods"] = tuple(held["mods"])
+    for name, verb, what in SEQUENCES:
+        if not hasattr(layer, name):
+            continue
+        values = getattr(layer, name)
+        if not isinstance(values, (tuple, list)) or any(isinstance(v, type) or not hasattr(v, verb) for v in values):
+            raise ArgumentError(f"{name} must be a sequence of {what}, got {shown(values)}")
+        held[name] = tuple(values)
     if "scale" in held:
         held["scale"] = optional_real("scale", held["scale"])
     if "softcap" in held:
@@ -91,6 +99,37 @@ def check_mask(mask: Any) -> None:
     """
     if mask is not None and (isinstance(mask, type) or not callable(mask) or not hasattr(mask, "block")):
         raise ArgumentError(f"mask must be a mask of kvattn.masks or None, got {shown(mask)}")
+
+
+def mods_cost(mods: Sequence[Mod], *, pairs: int, width: int) -> Tally:
+    """What bending so many scores counts: the mods that state a cost, each for every computed pair.
+
+    Parameters
+    ----------
+    mods
+        Any; one without a ``cost`` counts nothing.
+    pairs, width
+        Scores, and D.
+
+    Examples
+    --------
+    >>> from kvattn.mods import Softcap
+    >>> mods_cost((Softcap(2.0), lambda scores, place: scores), pairs=10, width=4)
+    Tally(arithmetic=20, transcendental=10)
+    """
+    stated = [mod.cost for mod in mods if hasattr(mod, "cost")]
+    return sum((cost(pairs=pairs, width=width) for cost in stated), Tally())
+
+
+def bends_of(layer: Any) -> dict[str, Any]:
+    """What the layer's fields add to the cost, as keyword arguments of `kvattn.core.accounting.attend_cost`.
+
+    >>> from types import SimpleNamespace
+    >>> bends_of(SimpleNamespace(scale=None, softcap=30.0))
+    {'softcap': True, 'sinks': False, 'mods': ()}
+    """
+    given = {name: getattr(layer, name, None) is not None for name in ("softcap", "sinks")}
+    return given | {"mods": getattr(layer, "mods", ())}
 
 
 def arguments_of(layer: Any, **others: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ import numpy as np
 
 from kvattn.blas import ROWS, tile_product
 from kvattn.caches.blocks import BLOCK, KeyBlock
-from kvattn.core.pipeline import Pipeline
+from kvattn.core.pipeline import Pipeline, mods_cost
 from kvattn.core.tiles import SPAN, Tile, cut, score_rows, workers
 from kvattn.counting import Tally, charge, is_counting
 from kvattn.mods.softcap import softcap as softcap_scores
@@ -51,6 +51,7 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Array | None = None,
+    query_notes: Array | None = None,
 ) -> Attended:
     """Attend to blocks of keys.
 
@@ -66,6 +67,8 @@ def attend(
         Dv, which no block tells when there is none.
     mask, mods, scale, softcap, sinks
         As in `kvattn.attend`.
+    query_notes
+        ``[B, Hq, T, E]``, further numbers of each query, which mods read as ``place.query_notes``.
 
     Returns
     -------
@@ -100,12 +103,16 @@ def attend(
         mine = tile.batch, slice(kv.start * group, kv.stop * group)
         rows = score_rows(q[mine].reshape(len(kv), group, length, width), tile.rows)  # [h, R, D]
         row = np.minimum(np.arange(tile.rows.start, tile.rows.start + rows.shape[1]), tile.rows.stop - 1)
+        notes = None
+        if query_notes is not None:
+            notes = score_rows(query_notes[mine].reshape(len(kv), group, length, -1), tile.rows)  # [h, R, E]
         place = Place(
             tile.batch,
             (np.arange(kv.start, kv.stop)[:, None] * group + row % group)[:, :, None],
             rows,
             q_positions[tile.batch][row // group][None, :, None],
             np.empty((1, 1, 0), np.int64),
+            query_notes=notes,
         )
         mixed, total, done = _mix(rows, place, tile, pipeline, value_width, counted)
         if not np.isfinite(mixed[:, :count]).all():
@@ -128,14 +135,17 @@ def attend(
         done = [work(tile) for tile in tiles]
     if counted:
         read = {(t.batch, block.start): block for t in tiles for block, _ in t.blocks}
-        charge(sum(done, Tally(kv_read=sum(_bytes(block) for block in read.values()))))
+        whole = sum(done, Tally(kv_read=sum(_bytes(block) for block in read.values())))
+        charge(whole + mods_cost(mods, pairs=whole.pairs_computed, width=width))
     return Attended(out, lse)
 
 
 def _bytes(block: KeyBlock) -> int:
-    """Bytes of the keys and values that a block holds; values that lie inside the keys are read with them."""
+    """Bytes of the keys, values and notes that a block holds; values that lie inside the keys are read with them."""
     heads, width, _ = block.k.shape
-    return int(block.key_count * heads * (width + (0 if block.inside else block.v.shape[2])) * block.k.dtype.itemsize)
+    numbers = heads * (width + (0 if block.inside else block.v.shape[2])) * block.k.dtype.itemsize
+    notes = 0 if block.notes is None else block.notes.shape[0] * block.notes.dtype.itemsize
+    return int(block.key_count * (numbers + notes))
 
 
 def _mix(
@@ -166,7 +176,7 @@ def _mix(
             keeps = []
             for scores, (block, look) in zip(weights, span, strict=True):
                 tile_product(scaled, block.k[tile.heads, None], out=scores.reshape(heads, -1, ROWS, BLOCK))
-                keep = _bend(scores, block, look, pipeline, place)
+                keep = _bend(scores, block, look, pipeline, place, tile.heads)
                 keeps.append(keep)
                 pairs += real * block.key_count
                 visible += _visible(keep, heads, tile) if counted else 0
@@ -210,13 +220,13 @@ def _mix(
     return out[..., :value_width], lse[..., 0], done
 
 
-def _bend(scores: Array, block: KeyBlock, look: bool, pipeline: Pipeline, place: Place) -> Visible | None:
+def _bend(scores: Array, block: KeyBlock, look: bool, pipeline: Pipeline, place: Place, heads: slice) -> Visible | None:
     """Softcap, mods and mask on one block's scores ``[h, R, 256]``, in place; which pairs are visible, None for all."""
     if pipeline.softcap is not None:
         scores[...] = softcap_scores(scores, pipeline.softcap)
     here = place
     if pipeline.mods or look:
-        here = place._replace(k_positions=block.positions[None, None, :])
+        here = place._replace(k_positions=block.positions[None, None, :], keys=block.k[heads], key_notes=block.notes)
     for mod in pipeline.mods:
         scores[...] = mod(scores, here)
     keep = _keep(block, look, pipeline.mask, here)

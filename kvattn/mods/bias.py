@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from kvattn.counting import Tally
 from kvattn.errors import DtypeError
 from kvattn.masks._table import Table
 from kvattn.typing import Array, Place
@@ -70,6 +71,15 @@ class Bias:
         bias = self.table(place.batch, place.heads, place.q_positions, place.k_positions)
         bent: Array = np.add(scores, bias.astype(scores.dtype, copy=False))
         return bent
+
+    def cost(self, *, pairs: int, width: int) -> Tally:
+        """One addition for each score.
+
+        >>> import numpy as np
+        >>> Bias(np.zeros((2, 2))).cost(pairs=4, width=8)
+        Tally(arithmetic=4)
+        """
+        return Tally(arithmetic=pairs)
 
     def __repr__(self) -> str:
         return f"Bias({self.table})"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvattn.arguments import real
+from kvattn.counting import Tally
 from kvattn.typing import Array, Place
 
 
@@ -70,3 +71,11 @@ class Softcap:
     def __call__(self, scores: Array, place: Place) -> Array:
         """Scores squeezed, whatever their place."""
         return softcap(scores, self.cap)
+
+    def cost(self, *, pairs: int, width: int) -> Tally:
+        """A division, a tanh and a product for each score.
+
+        >>> Softcap(50.0).cost(pairs=4, width=8)
+        Tally(arithmetic=8, transcendental=4)
+        """
+        return Tally(arithmetic=2 * pairs, transcendental=pairs)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvattn.arguments import integer, reals
+from kvattn.counting import Tally
 from kvattn.errors import ArgumentError
 from kvattn.typing import Array, Place
 
@@ -98,3 +99,11 @@ class Alibi:
         bent = penalty.astype(scores.dtype, copy=False)
         bent += scores
         return bent
+
+    def cost(self, *, pairs: int, width: int) -> Tally:
+        """A difference, a product and an addition for each score.
+
+        >>> Alibi((0.5,)).cost(pairs=4, width=8)
+        Tally(arithmetic=12)
+        """
+        return Tally(arithmetic=3 * pairs)

@@ -176,6 +176,38 @@ class Rotary:
         """
         return self._turn(x, by, 1.0)
 
+    def queries(self, q: Array, positions: Positions) -> Array:
+        """`rotate`, as a layer asks for it: queries and keys turn alike.
+
+        >>> Rotary.of(2).queries(np.ones((1, 1, 1, 2)), np.zeros((1, 1, 1)))
+        array([[[[1., 1.]]]])
+        """
+        return self.rotate(q, positions)
+
+    def keys(self, k: Array, positions: Positions) -> Array:
+        """`rotate`, as a layer asks for it: queries and keys turn alike.
+
+        >>> Rotary.of(2).keys(np.ones((1, 1, 1, 2)), np.zeros((1, 1, 1)))
+        array([[[[1., 1.]]]])
+        """
+        return self.rotate(k, positions)
+
+    def queries_cost(self, *, tokens: int, heads: int, width: int) -> Tally:
+        """What `queries` counts for so many tokens of any width.
+
+        >>> Rotary.of(4).queries_cost(tokens=3, heads=2, width=4) == Rotary.of(4).cost(rows=6, positions=3)
+        True
+        """
+        return self.cost(rows=tokens * heads, positions=tokens)
+
+    def keys_cost(self, *, tokens: int, heads: int, width: int) -> Tally:
+        """What `keys` counts for so many tokens of any width.
+
+        >>> Rotary.of(4).keys_cost(tokens=3, heads=2, width=4) == Rotary.of(4).cost(rows=6, positions=3)
+        True
+        """
+        return self.cost(rows=tokens * heads, positions=tokens)
+
     def cost(self, *, rows: int, positions: int) -> Tally:
         """What `rotate` counts, in closed form.
 

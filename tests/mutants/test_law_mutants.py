@@ -218,7 +218,7 @@ MUTANTS = [
     ("step_is_definition", {"step": with_pipeline(softcap=None)}),
     ("step_is_definition", {"step": with_pipeline(sinks=None)}),
     ("step_is_definition", {"step": with_pipeline(mods=())}),
-    ("step_is_definition", {"step": with_pipeline(rotation=None)}),
+    ("step_is_definition", {"step": with_pipeline(query_key=())}),
     ("step_is_definition", {"definition": tiled}),
     ("step_is_definition", {"step": seeing_all}),
     ("pages_are_invisible", {"step": page_dependent}),

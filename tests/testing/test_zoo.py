@@ -62,7 +62,7 @@ def test_every_field_of_a_variant_takes_more_than_one_value(name: str) -> None:
 
 IDLE = {
     "cross": {"mask", "scale"},
-    "grouped": {"scale"},
+    "grouped": {"scale", "finish"},
     "indexed": {"scale"},
     "gated_delta": {"length_epsilon", "norm_epsilon"},
 }
@@ -73,13 +73,13 @@ def features(case: Case) -> set[str]:
     """What a grouped layer is made of."""
     layer, w = case.variant, case.variant.projections
     found = {f"mask {layer.mask!r}".replace(str(getattr(layer.mask, "size", "")), "")}
-    for name in ("rotation", "softcap", "sinks"):
+    for name in ("softcap", "sinks"):
         if getattr(layer, name) is not None:
             found.add(name)
     if layer.mods:
         found.add("alibi")
-    if layer.rotation is not None:
-        found.add(layer.rotation.layout)
+    for rotary in layer.query_key:
+        found |= {"rotation", rotary.layout}
     if w.heads == w.kv_heads > 1:
         found.add("MHA")
     if w.kv_heads == 1 < w.heads:

@@ -22,7 +22,7 @@ def grouped(choices: Choices) -> Case:
     layer = Grouped(
         weights,
         mask,
-        rotation=Rotary.of(weights.width, layout=pick(choices, ("half", "adjacent"), "layout")) if turned else None,
+        query_key=(Rotary.of(weights.width, layout=pick(choices, ("half", "adjacent"), "layout")),) if turned else (),
         mods=(Alibi.of(weights.heads),) if choices.integer(0, 1, "alibi") else (),
         softcap=pick(choices, (None, 1.5), "softcap"),
         sinks=sinks_of(choices, weights.heads, dtype),

@@ -41,7 +41,7 @@ from kvattn.caches.rows import KeyValue, Latent, key_value, latent
 from kvattn.core import streaming
 from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
-from kvattn.core.pipeline import arguments_of, settle
+from kvattn.core.pipeline import arguments_of, bends_of, settle
 from kvattn.counting import Tally
 from kvattn.masks.causal import Causal
 from kvattn.positions.rotary import Rotary
@@ -163,8 +163,6 @@ class Expanded:
     def cost(self, *, past: int, new: int, batch: int = 1) -> Tally:
         """What `step` counts, in closed form, for a cache that nobody else has extended.
 
-        Scores that mods bend are not counted.
-
         >>> one = np.ones((1, 1))
         >>> layer = Expanded(LatentProjections(one, np.ones(1), one, one, one, np.ones((1, 2)), one, heads=1))
         >>> layer.cost(past=9, new=1).kv_read == 10 * (2 + 1) * 8
@@ -177,7 +175,7 @@ class Expanded:
         schema = key_value(w.heads, w.width, w.value_width, w.dtype)
         total += schema.append_cost(past=past, new=new, batch=batch, page=self.page)
         shape = Shape(w.heads, w.heads, w.width, w.value_width, w.dtype.itemsize, past, new, batch)
-        return total + attend_cost(shape, self.mask, softcap=self.softcap is not None, sinks=self.sinks is not None)
+        return total + attend_cost(shape, self.mask, **bends_of(self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,8 +279,6 @@ class Absorbed:
     def cost(self, *, past: int, new: int, batch: int = 1) -> Tally:
         """What `step` counts, in closed form, for a cache that nobody else has extended.
 
-        Scores that mods bend are not counted.
-
         >>> one = np.ones((1, 1))
         >>> layer = Absorbed(LatentProjections(one, np.ones(1), one, one, one, np.ones((1, 2)), one, heads=1))
         >>> layer.cost(past=9, new=1).kv_read == 10 * (1 + 1) * 8
@@ -294,7 +290,7 @@ class Absorbed:
         wide = w.rank + w.rope_width
         total += latent(wide, w.dtype).append_cost(past=past, new=new, batch=batch, page=self.page)
         shape = Shape(w.heads, 1, wide, w.rank, w.dtype.itemsize, past, new, batch, inside=True)
-        return total + attend_cost(shape, self.mask, softcap=self.softcap is not None, sinks=self.sinks is not None)
+        return total + attend_cost(shape, self.mask, **bends_of(self))
 
 
 _Form: TypeAlias = Expanded | Absorbed

@@ -23,7 +23,7 @@ from kvattn.caches.static import Static
 from kvattn.core import streaming
 from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
-from kvattn.core.pipeline import arguments_of, settle
+from kvattn.core.pipeline import arguments_of, bends_of, settle
 from kvattn.counting import Tally
 from kvattn.errors import ArgumentError
 from kvattn.typing import Array, Attended, Mask, Positions
@@ -148,7 +148,7 @@ class Cross:
         count = self._batch(batch)
         sizes = (w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, past, new, count)
         shape = Shape(*sizes, source=self.memory.shape[1])
-        return w.cost(count * new, "query", "output") + attend_cost(shape, self.mask, softcap=self.softcap is not None)
+        return w.cost(count * new, "query", "output") + attend_cost(shape, self.mask, **bends_of(self))
 
     def start_cost(self) -> Tally:
         """What `start` counts: the memory's keys and values, computed and written.

@@ -4,8 +4,12 @@
 
 With Hkv = Hq this is multi-head attention (MHA), with Hkv = 1 multi-query attention (MQA).
 
+Between projection and product come norms, rotations and temperatures (``query_key``), between the mix
+and ``W_o`` gates (``finish``), each in the order given.
+
 Shapes: ``x [B, T, M]``, ``q [B, Hq, T, D]``, ``k [B, Hkv, S, D]``, ``v [B, Hkv, S, Dv]``.
-Cached per token: a rotated key and a value for each key/value head, ``Hkv · (D + Dv)`` numbers.
+Cached per token: a key as ``query_key`` leaves it and a value for each key/value head,
+``Hkv · (D + Dv)`` numbers.
 Cost of T new tokens behind P: projections ``2·T·M·(Hq·D + Hkv·(D + Dv) + Hq·Dv)`` FLOPs, attention
 ``2·(D + Dv)·Hq`` per computed pair, and the cache is read once per step.
 
@@ -13,7 +17,8 @@ Source: Ainslie et al. 2023 (2305.13245) §2; MHA: Vaswani et al. 2017 (1706.037
 2019 (1911.02150) §3.
 Where libraries differ: a repeated key/value head must stay next to its copies (query head h reads
 ``h // G``); ONNX before 1.19 tiled them (``h % Hkv``).  Whether rotation comes before or after
-caching, and which pairs rotate, differs by model; here keys are cached rotated.
+caching, and which pairs rotate, differs by model; here keys are cached rotated, and
+`kvattn.variants.dense.before_rotation` caches them as they were.
 """
 
 from collections.abc import Sequence
@@ -28,11 +33,10 @@ from kvattn.caches.rows import KeyValue, key_value
 from kvattn.core import streaming
 from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
-from kvattn.core.pipeline import arguments_of, settle
+from kvattn.core.pipeline import arguments_of, bends_of, settle
 from kvattn.counting import Tally
 from kvattn.masks.causal import Causal
-from kvattn.positions.rotary import Rotary
-from kvattn.typing import Array, Attended, Mask, Mod, Positions
+from kvattn.typing import Array, Attended, Finish, Mask, Mod, Positions, QueryKey
 from kvattn.variants.dense.projections import Projections, check_hidden
 
 
@@ -46,8 +50,10 @@ class Grouped:
         The four matrices and the head counts.
     mask
         Who may see whom; None lets every query see every key held at its step.
-    rotation
-        Turns queries and keys, or None.
+    query_key
+        What is done to queries and keys, in order: `kvattn.positions.Rotary`, norms, temperatures.
+    finish
+        What is done to the mix before the output projection, in order: gates.
     mods
         Bend the scores, in order.
     scale, softcap, sinks
@@ -67,7 +73,8 @@ class Grouped:
 
     projections: Projections
     mask: Mask | None = Causal()  # noqa: RUF009 a frozen value
-    rotation: Rotary | None = None
+    query_key: Sequence[QueryKey] = ()
+    finish: Sequence[Finish] = ()
     mods: Sequence[Mod] = ()
     scale: float | None = None
     softcap: float | None = None
@@ -101,9 +108,11 @@ class Grouped:
         q = np.einsum("btm,mhd->bhtd", x, w.query.reshape(w.hidden, w.heads, w.width))
         k = np.einsum("btm,mhd->bhtd", x, w.key.reshape(w.hidden, w.kv_heads, w.width))
         v = np.einsum("btm,mhd->bhtd", x, w.value.reshape(w.hidden, w.kv_heads, w.value_width))
-        if self.rotation is not None:
-            q, k = (self.rotation.rotate(rows, at[:, None, :]) for rows in (q, k))
+        for part in self.query_key:
+            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
         mixed, lse = definition(q, k, v, q_positions=at, k_positions=at, **arguments_of(self))
+        for last in self.finish:
+            mixed = last.finish(mixed, x, at)
         out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
         return Attended(out, lse)
 
@@ -138,17 +147,17 @@ class Grouped:
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
         at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
         q, k, v = w.queries(x), w.keys(x), w.values(x)
-        if self.rotation is not None:
-            q, k = (self.rotation.rotate(rows, at[:, None, :]) for rows in (q, k))
+        for part in self.query_key:
+            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
         cache = cache.append(KeyValue(k, v))
         blocks = [cache.blocks(b) for b in range(cache.batch)]
         mixed, lse = streaming.attend(q, at, blocks, value_width=w.value_width, **arguments_of(self))
+        for last in self.finish:
+            mixed = last.finish(mixed, x, at)
         return Attended(w.outputs(mixed), lse), cache
 
     def cost(self, *, past: int, new: int, batch: int = 1) -> Tally:
         """What `step` counts, in closed form, for a cache that nobody else has extended.
-
-        Scores that mods bend are not counted.
 
         >>> one = np.ones((1, 1))
         >>> layer = Grouped(Projections(one, one, one, one, heads=1, kv_heads=1))
@@ -158,10 +167,12 @@ class Grouped:
         w = self.projections
         rows = batch * new
         total = w.cost(rows, "query", "key", "value", "output")
-        if self.rotation is not None:
-            for heads in (w.heads, w.kv_heads):
-                total += self.rotation.cost(rows=rows * heads, positions=rows)
+        for part in self.query_key:
+            total += part.queries_cost(tokens=rows, heads=w.heads, width=w.width)
+            total += part.keys_cost(tokens=rows, heads=w.kv_heads, width=w.width)
+        for last in self.finish:
+            total += last.finish_cost(tokens=rows, heads=w.heads, width=w.value_width)
         schema = key_value(w.kv_heads, w.width, w.value_width, w.dtype)
         total += schema.append_cost(past=past, new=new, batch=batch, page=self.page)
         shape = Shape(w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, past, new, batch)
-        return total + attend_cost(shape, self.mask, softcap=self.softcap is not None, sinks=self.sinks is not None)
+        return total + attend_cost(shape, self.mask, **bends_of(self))

@@ -43,7 +43,7 @@ from kvattn.caches.tables import RawBlock
 from kvattn.core import streaming
 from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
-from kvattn.core.pipeline import arguments_of, settle
+from kvattn.core.pipeline import arguments_of, bends_of, settle
 from kvattn.counting import Tally, charge
 from kvattn.errors import DtypeError, ShapeError
 from kvattn.masks.causal import Causal
@@ -262,7 +262,7 @@ class Indexed:
         w = self.projections
         sizes = (w.heads, 1, w.rank + w.rope_width, w.rank, w.dtype.itemsize)
         shape = Shape(*sizes, past=0, new=1, source=kept, inside=True)
-        return attend_cost(shape, softcap=self.softcap is not None, sinks=self.sinks is not None)
+        return attend_cost(shape, **bends_of(self))
 
     def _pick(
         self, b: int, queries: Array, weights: Array, at: Positions, blocks: Sequence[RawBlock], met: dict[int, int]

@@ -15,13 +15,13 @@ import pytest
 
 from kvattn.caches.rows import KeyValue
 from kvattn.core import streaming
-from kvattn.counting import counting
+from kvattn.counting import Tally, counting
 from kvattn.errors import ArgumentError, DtypeError, ShapeError
 from kvattn.masks import Causal, Chunked, Sink, Window
 from kvattn.positions import Alibi, Rotary
 from kvattn.testing.balls import Ball, agree, dot, given, total
 from kvattn.testing.laws import stepped
-from kvattn.typing import Array, Attended
+from kvattn.typing import Array, Attended, Positions
 from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.dense.projections import Projections
 
@@ -59,6 +59,10 @@ def turn(row: list[Ball], position: int, rotation: Rotary | None) -> list[Ball]:
     return out
 
 
+def rotary(layer: Grouped) -> Rotary | None:
+    return next((part for part in layer.query_key if isinstance(part, Rotary)), None)
+
+
 def by_hand(layer: Grouped, x: Array, sees: Sees, slopes: tuple[float, ...] | None = None) -> tuple[Any, Any]:
     """The layer in loops; its mask and mods are told as sentences."""
     w = layer.projections
@@ -73,11 +77,11 @@ def by_hand(layer: Grouped, x: Array, sees: Sees, slopes: tuple[float, ...] | No
             g = h // group
             logs.append([])
             keys = [
-                turn([dot(row, wk[g * D + d]) for d in range(D)], j, layer.rotation) for j, row in enumerate(sequence)
+                turn([dot(row, wk[g * D + d]) for d in range(D)], j, rotary(layer)) for j, row in enumerate(sequence)
             ]
             values = [[dot(row, wv[g * DV + d]) for d in range(DV)] for row in sequence]
             for i, row in enumerate(sequence):
-                query = turn([dot(row, wq[h * D + d]) for d in range(D)], i, layer.rotation)
+                query = turn([dot(row, wq[h * D + d]) for d in range(D)], i, rotary(layer))
                 terms, seen = [], []
                 for j in range(len(sequence)):
                     if not sees(i, j):
@@ -124,8 +128,8 @@ EXAMPLES = {
     "MHA": Example(replace(GQA, projections=weights(3, 3))),
     "GQA": Example(GQA),
     "MQA": Example(replace(GQA, projections=weights(3, 1))),
-    "rotary, half": Example(replace(GQA, rotation=Rotary.of(D))),
-    "rotary, adjacent": Example(replace(GQA, rotation=Rotary.of(D, layout="adjacent"))),
+    "rotary, half": Example(replace(GQA, query_key=(Rotary.of(D),))),
+    "rotary, adjacent": Example(replace(GQA, query_key=(Rotary.of(D, layout="adjacent"),))),
     "window": Example(replace(GQA, mask=Window(3)), lambda i, j: 0 <= i - j < 3),
     "sinks and window": Example(
         replace(GQA, mask=Causal() & (Sink(1) | Window(2))), lambda i, j: j <= i and (j == 0 or i - j < 2)
@@ -138,7 +142,7 @@ EXAMPLES = {
         Grouped(
             weights(4, 2),
             Window(4),
-            rotation=Rotary.of(D),
+            query_key=(Rotary.of(D),),
             mods=(Alibi.of(4),),
             scale=1.5,
             softcap=0.75,
@@ -149,7 +153,9 @@ EXAMPLES = {
         (2**-2, 2**-4, 2**-6, 2**-8),
     ),
     "all at once, float32": Example(
-        Grouped(weights(4, 2, np.float32), Chunked(3) & Causal(), Rotary.of(D), softcap=0.75, sinks=SINKS.astype("f4")),
+        Grouped(
+            weights(4, 2, np.float32), Chunked(3) & Causal(), (Rotary.of(D),), softcap=0.75, sinks=SINKS.astype("f4")
+        ),
         lambda i, j: j <= i and i // 3 == j // 3,
     ),
 }
@@ -188,11 +194,12 @@ def unturned_keys(layer: Grouped, x: Array) -> Attended:
     """Mutant: a step that forgets to turn the keys it caches."""
     w = layer.projections
     q, k, v = w.queries(x), w.keys(x), w.values(x)
-    assert layer.rotation is not None
+    turning = rotary(layer)
+    assert turning is not None
     at = np.arange(T)[None].repeat(2, 0)
-    fake = replace(layer, rotation=None, projections=w)
+    fake = replace(layer, query_key=(), projections=w)
     cache = fake.start(2).append(KeyValue(k, v))
-    turned = layer.rotation.rotate(q, at[:, None])
+    turned = turning.rotate(q, at[:, None])
     mixed = streaming.attend(turned, at, [cache.blocks(b) for b in range(2)], value_width=DV, mask=layer.mask)
     return Attended(w.outputs(mixed.out), mixed.lse)
 
@@ -201,7 +208,7 @@ MUTANTS: dict[str, tuple[str, Callable[[Grouped, Array], Attended]]] = {
     "tiled heads": ("GQA", lambda layer, x: replace(layer, projections=tiled(layer.projections)).definition(x, at())),
     "other layout": (
         "rotary, half",
-        lambda layer, x: replace(layer, rotation=Rotary.of(D, layout="adjacent")).definition(x, at()),
+        lambda layer, x: replace(layer, query_key=(Rotary.of(D, layout="adjacent"),)).definition(x, at()),
     ),
     "keys not turned": ("rotary, half", unturned_keys),
     "window W + 1": ("window", lambda layer, x: stepped(replace(layer, mask=Window(4)), x, (3,))[0]),
@@ -222,11 +229,33 @@ def test_wrong_layers_are_rejected(name: str) -> None:
     assert example.gap(mutant(example.layer, example.x)) > 2
 
 
+@dataclass(frozen=True)
+class Sized:
+    """A gate in four words: the mix times the layer's first input and the position."""
+
+    def finish(self, mixed: Array, x: Array, positions: Positions) -> Array:
+        scaled: Array = mixed * (x[:, None, :, :1] * (1 + positions[:, None, :, None])).astype(mixed.dtype)
+        return scaled
+
+    def finish_cost(self, *, tokens: int, heads: int, width: int) -> Tally:
+        return Tally()
+
+
+def test_what_finishes_the_mix_stands_before_the_output_projection() -> None:
+    """Mixing is linear in W_o for one head: the gate's factor times the plain output, in definition and steps."""
+    layer = replace(GQA, projections=weights(1, 1), finish=(Sized(),))
+    x = EXAMPLES["GQA"].x
+    factor = x[:, :, :1] * (1 + np.arange(T))[None, :, None]
+    for run in (lambda some: some.definition(x, at()).out, lambda some: stepped(some, x, (2, 3))[0].out):
+        np.testing.assert_allclose(run(layer), factor * run(replace(layer, finish=())), rtol=1e-12)
+
+
 FULL = EXAMPLES["all at once"].layer
 CHANGES: dict[str, Any] = {
     "projections": weights(4, 1),
     "mask": Window(3),
-    "rotation": Rotary.of(D, base=100.0),
+    "query_key": (Rotary.of(D, base=100.0),),
+    "finish": (Sized(),),
     "mods": (),
     "scale": 1.25,
     "softcap": 0.5,
@@ -277,7 +306,7 @@ def test_keys_are_cached_turned() -> None:
     columns_of = columns(layer.projections.key)
     wanted = [
         [
-            turn([dot(row, columns_of[g * D + d]) for d in range(D)], j, layer.rotation)
+            turn([dot(row, columns_of[g * D + d]) for d in range(D)], j, rotary(layer))
             for j, row in enumerate(given(x)[0])
         ]
         for g in range(2)

@@ -211,7 +211,7 @@ def test_distances_to_sinks_stay_bounded_only_when_reindexed() -> None:
 
 def test_without_sinks_it_is_a_sliding_window() -> None:
     x = x_of(KeptSinks(weights(), 0, 3))
-    plain = Grouped(weights(), Window(3), Rotary.of(D))
+    plain = Grouped(weights(), Window(3), (Rotary.of(D),))
     wanted = stepped(plain, x, ())[0]
     assert stepped(KeptSinks(weights(), 0, 3, Rotary.of(D)), x, (2, 5))[0].out.tobytes() == wanted.out.tobytes()
     assert np.abs(stepped(ReindexedSinks(weights(), 0, 3, Rotary.of(D)), x, ())[0].out - wanted.out).max() < 1e-13
