@@ -65,6 +65,7 @@ IDLE = {
     "grouped": {"scale", "finish"},
     "indexed": {"scale"},
     "gated_delta": {"length_epsilon", "norm_epsilon"},
+    "query_key_norm": {"finish", "mods", "scale", "sinks", "softcap"},
 }
 """Fields that the zoo leaves alone; the variants' own tests change them."""
 

@@ -15,6 +15,7 @@ from kvattn.testing.zoo.gated_delta import gated_delta
 from kvattn.testing.zoo.grouped import grouped
 from kvattn.testing.zoo.indexed import indexed
 from kvattn.testing.zoo.latent import absorbed, expanded
+from kvattn.testing.zoo.query_key_norm import query_key_norm
 from kvattn.testing.zoo.sinks import kept_sinks, reindexed_sinks
 from kvattn.variants.dense.cross import Cross
 
@@ -27,6 +28,7 @@ ZOO: Mapping[str, Callable[[Choices], Case]] = {
     "reindexed_sinks": reindexed_sinks,
     "indexed": indexed,
     "gated_delta": gated_delta,
+    "query_key_norm": query_key_norm,
 }
 """A case generator for every variant, by name."""
 

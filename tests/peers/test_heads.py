@@ -1,0 +1,184 @@
+"""Attention modules of transformers whose heads are normed, gated, paired or shared, with all weights drawn at random.
+
+transformers computes norms, softmax and rotations in float32 whatever it is given; for these tests the name float32
+means float64, so that both sides compute in float64 and differ by roundings only: a few thousand of 1.1e-16 on numbers
+of size 1, far below the 1e-11 allowed.  Masks, cosines and sines are ours.
+"""
+
+from collections.abc import Iterator
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvattn.positions import Rotary
+from kvattn.testing.laws import stepped
+from kvattn.variants.dense.grouped import Grouped
+from kvattn.variants.dense.projections import Projections
+from kvattn.variants.dense.query_key_norm import FullRmsNorm, HeadLayerNorm, HeadRmsNorm
+
+torch = pytest.importorskip("torch", reason="heads: transformers runs on torch")
+pytest.importorskip(
+    "transformers", minversion="5.23", reason="heads: needs transformers, which the peers extra installs"
+)
+
+BATCH, T, M, HEADS, KV_HEADS, D = 2, 7, 12, 4, 2, 6
+EPS = 0.125
+"""Large, so that a misplaced ε shows."""
+
+SIZES = {
+    "hidden_size": M,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "head_dim": D,
+    "num_hidden_layers": 2,
+    "rms_norm_eps": EPS,
+    "attn_implementation": "eager",
+}
+TURN = Rotary.of(D)
+
+
+@pytest.fixture(autouse=True)
+def _float32_is_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch, "float32", torch.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def held(layer: Any) -> dict[str, Any]:
+    """Fill a layer with random weights, and return them, matrices turned to ``[in, out]``."""
+    generator = np.random.default_rng(1)
+    found = {}
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            drawn = generator.standard_normal(tuple(parameter.shape))
+            matrix = name.endswith("_proj.weight")
+            drawn = drawn / math.sqrt(drawn.shape[1]) if matrix else 1 + drawn * 0.3
+            parameter.copy_(torch.from_numpy(drawn))
+            found[name] = drawn.T if matrix else drawn
+    return found
+
+
+def projections(theirs: dict[str, Any]) -> Projections:
+    query, key, value, output = (theirs[f"{name}_proj.weight"] for name in "qkvo")
+    return Projections(query, key, value, output, HEADS, KV_HEADS)
+
+
+def hidden() -> Any:
+    return np.random.default_rng(0).standard_normal((BATCH, T, M))
+
+
+def angles(rotation: Rotary, layout: str = "half") -> tuple[Any, Any]:
+    """Cosines and sines ``[1, T, D]`` as transformers hands them to a layer."""
+    turned = np.arange(T)[:, None] * np.array(rotation.frequencies)
+    whole = np.concatenate([turned] * 2, axis=-1) if layout == "half" else turned.repeat(2, axis=-1)
+    return torch.from_numpy(np.cos(whole))[None], torch.from_numpy(np.sin(whole))[None]
+
+
+def causal() -> Any:
+    seen = np.tril(np.ones((T, T), bool))
+    return torch.from_numpy(np.where(seen, 0.0, -np.inf))[None, None].expand(BATCH, 1, -1, -1)
+
+
+def output_of(layer: Any, x: Any, turned: Any, **others: Any) -> Any:
+    layer.eval()
+    with torch.no_grad():
+        result = layer(torch.from_numpy(x), position_embeddings=turned, attention_mask=causal(), **others)
+    return result[0].numpy()
+
+
+def agrees(ours: Any, wanted: Any, but_not: Any) -> None:
+    """Both verbs within 1e-11, and a layer that differs in the point of the test farther than 1e-3."""
+    x = hidden()
+    np.testing.assert_allclose(stepped(ours, x, (4, 5))[0].out, wanted, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(ours.definition(x, np.arange(T)).out, wanted, rtol=0, atol=1e-11)
+    assert np.abs(but_not.definition(x, np.arange(T)).out - wanted).max() > 1e-3
+
+
+ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+
+
+@pytest.mark.peer("variants/dense/query_key_norm", "transformers Qwen3Attention", "1e-11: float64 throughout")
+def test_qwen3() -> None:
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3Config
+
+    layer = Qwen3Attention(Qwen3Config(**SIZES, **ROPE), 0)
+    theirs = held(layer)
+    norm = HeadRmsNorm(theirs["q_norm.weight"], theirs["k_norm.weight"], EPS)
+    w = projections(theirs)
+    wanted = output_of(layer, hidden(), angles(TURN))
+    agrees(Grouped(w, query_key=(norm, TURN)), wanted, Grouped(w, query_key=(TURN, norm)))
+
+
+@pytest.mark.peer("variants/dense/query_key_norm", "transformers Gemma3Attention", "1e-11: float64 throughout")
+def test_gemma3() -> None:
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3Attention, Gemma3TextConfig
+
+    config = Gemma3TextConfig(**SIZES, query_pre_attn_scalar=5, layer_types=["full_attention"] * 2)
+    layer = Gemma3Attention(config, 0)
+    theirs = held(layer)
+    stored = theirs["q_norm.weight"], theirs["k_norm.weight"], EPS
+    w = projections(theirs)
+    wanted = output_of(layer, hidden(), angles(TURN))
+    ours = Grouped(w, query_key=(HeadRmsNorm.zero_centred(*stored), TURN), scale=5**-0.5)
+    agrees(ours, wanted, Grouped(w, query_key=(HeadRmsNorm(*stored), TURN), scale=5**-0.5))
+
+
+@pytest.mark.peer("variants/dense/query_key_norm", "transformers Olmo2Attention", "1e-11: float64 throughout")
+def test_olmo2() -> None:
+    from transformers.models.olmo2.modeling_olmo2 import Olmo2Attention, Olmo2Config
+
+    layer = Olmo2Attention(Olmo2Config(**SIZES, **ROPE), 0)
+    theirs = held(layer)
+    query, key = theirs["q_norm.weight"], theirs["k_norm.weight"]
+    w = projections(theirs)
+    wanted = output_of(layer, hidden(), angles(TURN))
+    each = HeadRmsNorm(query.reshape(HEADS, D), key.reshape(KV_HEADS, D), EPS)
+    agrees(Grouped(w, query_key=(FullRmsNorm(query, key, EPS), TURN)), wanted, Grouped(w, query_key=(each, TURN)))
+
+
+@pytest.mark.peer("variants/dense/query_key_norm", "transformers CohereAttention", "1e-11: float64 throughout")
+def test_cohere() -> None:
+    from transformers.models.cohere.modeling_cohere import CohereAttention, CohereConfig
+
+    sizes = {name: value for name, value in SIZES.items() if name != "rms_norm_eps"}
+    layer = CohereAttention(CohereConfig(**sizes, **ROPE, use_qk_norm=True, layer_norm_eps=EPS), 0)
+    theirs = held(layer)
+    query, key = theirs["q_norm.weight"], theirs["k_norm.weight"]
+    w = projections(theirs)
+    turn = Rotary.of(D, layout="adjacent")
+    wanted = output_of(layer, hidden(), angles(turn, "adjacent"))
+    ours = Grouped(w, query_key=(HeadLayerNorm(query, key, eps=EPS), turn))
+    agrees(ours, wanted, Grouped(w, query_key=(HeadRmsNorm(query, key, EPS), turn)))
+
+
+@pytest.mark.peer("variants/dense/query_key_norm", "transformers HunYuanDenseV1Attention", "1e-11: float64 throughout")
+def test_hunyuan() -> None:
+    from transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense import (
+        HunYuanDenseV1Attention,
+        HunYuanDenseV1Config,
+    )
+
+    layer = HunYuanDenseV1Attention(HunYuanDenseV1Config(**SIZES, **ROPE), 0)
+    theirs = held(layer)
+    norm = HeadRmsNorm(theirs["query_layernorm.weight"], theirs["key_layernorm.weight"], EPS)
+    w = projections(theirs)
+    wanted = output_of(layer, hidden(), angles(TURN))
+    agrees(Grouped(w, query_key=(TURN, norm)), wanted, Grouped(w, query_key=(norm, TURN)))
+
+
+@pytest.mark.peer("variants/dense/query_key_norm", "transformers Llama4TextAttention", "1e-11: float64 throughout")
+def test_llama4() -> None:
+    from transformers.models.llama4.modeling_llama4 import Llama4TextAttention, Llama4TextConfig
+
+    layer = Llama4TextAttention(Llama4TextConfig(**SIZES, use_qk_norm=True, no_rope_layers=[1, 1]), 0)
+    w = projections(held(layer))
+    turn = Rotary.of(D, layout="adjacent")
+    turned = np.exp(1j * np.arange(T)[:, None] * np.array(turn.frequencies))
+    wanted = output_of(layer, hidden(), torch.from_numpy(turned)[None])
+    unit = HeadRmsNorm(np.full(D, D**-0.5), np.full(D, D**-0.5), EPS)  # length 1, as the name would have it
+    agrees(Grouped(w, query_key=(turn, HeadRmsNorm(eps=EPS))), wanted, Grouped(w, query_key=(turn, unit)))
