@@ -33,10 +33,10 @@ import numpy as np
 
 from kvattn.blas import ROWS, tile_product
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.core.meeting import bend, bytes_of, mix, seen_pairs, widened
 from kvattn.core.pipeline import Pipeline, mods_cost
 from kvattn.core.tiles import SPAN, Tile, cut, score_rows, workers
 from kvattn.counting import Tally, charge, is_counting
-from kvattn.mods.softcap import softcap as softcap_scores
 from kvattn.typing import Array, Attended, Mask, Mod, Place, Positions, Visible
 
 
@@ -135,17 +135,9 @@ def attend(
         done = [work(tile) for tile in tiles]
     if counted:
         read = {(t.batch, block.start): block for t in tiles for block, _ in t.blocks}
-        whole = sum(done, Tally(kv_read=sum(_bytes(block) for block in read.values())))
+        whole = sum(done, Tally(kv_read=sum(bytes_of(block) for block in read.values())))
         charge(whole + mods_cost(mods, pairs=whole.pairs_computed, width=width))
     return Attended(out, lse)
-
-
-def _bytes(block: KeyBlock) -> int:
-    """Bytes of the keys, values and notes that a block holds; values that lie inside the keys are read with them."""
-    heads, width, _ = block.k.shape
-    numbers = heads * (width + (0 if block.inside else block.v.shape[2])) * block.k.dtype.itemsize
-    notes = 0 if block.notes is None else block.notes.shape[0] * block.notes.dtype.itemsize
-    return int(block.key_count * (numbers + notes))
 
 
 def _mix(
@@ -189,7 +181,7 @@ def _mix(
             total = np.add.accumulate(sums, axis=0)[-1]
             mixed *= fade
             for scores, keep, (block, _) in zip(weights, keeps, span, strict=True):
-                _product(scores, _padded(block.v[tile.heads], wide), keep, careful, part)
+                mix(scores, widened(block.v[tile.heads]), keep, careful, part)
                 mixed += part
             top = peak
         if pipeline.sinks is not None:
@@ -222,26 +214,14 @@ def _mix(
 
 def _bend(scores: Array, block: KeyBlock, look: bool, pipeline: Pipeline, place: Place, heads: slice) -> Visible | None:
     """Softcap, mods and mask on one block's scores ``[h, R, 256]``, in place; which pairs are visible, None for all."""
-    if pipeline.softcap is not None:
-        scores[...] = softcap_scores(scores, pipeline.softcap)
     here = place
     if pipeline.mods or look:
         here = place._replace(k_positions=block.positions[None, None, :], keys=block.k[heads], key_notes=block.notes)
-    for mod in pipeline.mods:
-        scores[...] = mod(scores, here)
-    keep = _keep(block, look, pipeline.mask, here)
+    bend(scores, pipeline, here)
+    keep = seen_pairs(block, pipeline.mask if look else None, here)
     if keep is not None:
         np.copyto(scores, -np.inf, where=~keep)
     return keep
-
-
-def _keep(block: KeyBlock, look: bool, mask: Mask | None, place: Place) -> Visible | None:
-    """Which pairs are visible, broadcasting against the scores; None when all are."""
-    keep = None if block.held is None else block.held[None, None, :]
-    if not look or mask is None:
-        return keep
-    seen = mask(place.batch, place.heads, place.q_positions, place.k_positions)
-    return seen if keep is None else seen & keep
 
 
 def _visible(keep: Visible | None, heads: int, tile: Tile) -> int:
@@ -251,33 +231,3 @@ def _visible(keep: Visible | None, heads: int, tile: Tile) -> int:
         return heads * count * BLOCK
     seen = np.broadcast_to(keep, (heads, max(keep.shape[1], count), BLOCK))
     return int(np.count_nonzero(seen[:, :count]))
-
-
-def _padded(values: Array, wide: int) -> Array:
-    """Values with zero columns up to ``wide``, which the product's shape needs."""
-    if values.shape[2] == wide:
-        return values
-    whole = np.zeros((*values.shape[:2], wide), values.dtype)
-    whole[:, :, : values.shape[2]] = values
-    return whole
-
-
-def _product(weights: Array, values: Array, keep: Visible | None, careful: bool, out: Array) -> None:
-    """Weights ``[h, R, 256]`` times values ``[h, 256, Dv]``.
-
-    A masked weight is exactly 0, and 0 times NaN is NaN: the careful way multiplies with non-finite
-    values taken out, then adds them back to the rows that see them.
-    """
-    heads = weights.shape[0]
-    bad = ~np.isfinite(values) if careful else None
-    clean = values if bad is None else np.where(bad, 0.0, values).astype(values.dtype, copy=False)
-    stacked = weights.reshape(heads, -1, ROWS, BLOCK)
-    tile_product(stacked, clean[:, None], out=out.reshape(heads, -1, ROWS, out.shape[2]))
-    if bad is None:
-        return
-    for head, column in np.argwhere(bad.any(axis=2)):
-        term = weights[head, :, column, None] * np.where(bad[head, column], values[head, column], 0.0)
-        if keep is not None:
-            sees = np.broadcast_to(keep, weights.shape)[head, :, column, None]
-            term = np.where(sees, term, 0.0)
-        out[head] += term.astype(out.dtype, copy=False)

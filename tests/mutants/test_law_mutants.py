@@ -352,7 +352,7 @@ def test_every_law_has_a_mutant() -> None:
 
 def test_a_masked_nan_that_reaches_the_output_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """0 · NaN: the kernel without its careful way."""
-    product = streaming._product
-    monkeypatch.setattr(streaming, "_product", lambda w, v, keep, careful, out: product(w, v, keep, False, out))
+    product = streaming.mix
+    monkeypatch.setattr(streaming, "mix", lambda w, v, keep, careful, out: product(w, v, keep, False, out))
 
     assert rejects("the_future_is_invisible", {})
