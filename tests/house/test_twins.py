@@ -17,6 +17,7 @@ GROUPS = (
     "variants/compressed",
     "variants/sparse",
     "variants/recurrent",
+    "execution",
 )
 
 NOTHING_TO_TEST = {"errors", "typing"}
