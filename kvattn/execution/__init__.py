@@ -7,12 +7,30 @@
 True
 """
 
+from kvattn.execution.context_parallel import context_parallel_attend, context_parallel_bytes
 from kvattn.execution.online import Tiles, online_attend, tiles
 from kvattn.execution.question import Question
+from kvattn.execution.ring import Distributed, Layout, contiguous, ring_attend, ring_bytes
+from kvattn.execution.split import attend_parts, split_attend
+from kvattn.execution.striped import striped_attend, stripes
+from kvattn.execution.zigzag import folded, zigzag_attend
 
 __all__ = [
     "Question",
     "online_attend",
     "tiles",
     "Tiles",
+    "split_attend",
+    "attend_parts",
+    "context_parallel_attend",
+    "context_parallel_bytes",
+    "ring_attend",
+    "ring_bytes",
+    "Distributed",
+    "Layout",
+    "contiguous",
+    "striped_attend",
+    "stripes",
+    "zigzag_attend",
+    "folded",
 ]
