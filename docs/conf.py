@@ -19,7 +19,11 @@ INVENTORY = """\
 # The remainder of this file is compressed using zlib.
 """
 ELSEWHERE = {"torch", "jax", "onnx", "transformers", "hypothesis", "pytest"}
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE / "_extensions")]
+
+import catalogue  # noqa: E402 a file beside this one
+
+from kvattn.testing.laws import LAWS  # noqa: E402
 
 project = "kvattn"
 author = "kvattn contributors"
@@ -33,7 +37,7 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_extensions"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
@@ -108,6 +112,12 @@ def finish_module(_app: Sphinx, what: str, name: str, _obj: object, _options: ob
     lines += ["", ".. testsetup::", "", "   import importlib", f"   globals().update({names})"]
 
 
+def fill_catalogue(_app: Sphinx, name: str, source: list[str]) -> None:
+    """Put the table that the tests make where the page of the catalogue asks for it."""
+    if name == "reference/catalogue":
+        source[0] = source[0].replace("<!-- the table -->", catalogue.table(catalogue.rows(HERE.parent), len(LAWS)))
+
+
 def setup(app: Sphinx) -> None:
     """Compile ``inventories/NAME.txt``, the few names of other projects' pages that ours point to."""
     folder = Path(app.doctreedir) / "inventories"
@@ -122,4 +132,5 @@ def setup(app: Sphinx) -> None:
         if listener.handler.__module__.startswith("numpydoc"):
             app.disconnect(listener.id)  # reads signatures out of docstrings, and stumbles over type aliases
     app.connect("missing-reference", find_elsewhere)
+    app.connect("source-read", fill_catalogue)
     app.connect("autodoc-process-docstring", finish_module, priority=900)

@@ -11,8 +11,13 @@ from collections.abc import Callable, Sequence
 import math
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import DTypeLike
+
 from kvattn.positions.rotary import Rotary
 from kvattn.testing.balls import Ball, dot, given, total
+from kvattn.typing import Array
+from kvattn.variants.dense.projections import Projections
 
 Row: TypeAlias = list[Ball]
 
@@ -26,10 +31,31 @@ Sees: TypeAlias = Callable[[int, int], bool]
 """Whether the query at one position may see the key at another."""
 
 
+def drawn(*shape: int, seed: int, dtype: DTypeLike = np.float64) -> Array:
+    """Normally distributed numbers that a seed stands for.
+
+    >>> drawn(2, 3, seed=0, dtype=np.float32).dtype
+    dtype('float32')
+    """
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def drawn_projections(
+    heads: int, kv_heads: int, *, hidden: int = 6, width: int = 4, value_width: int = 3, dtype: DTypeLike = np.float64
+) -> Projections:
+    """Weights of an example, of sizes that differ.
+
+    >>> drawn_projections(4, 2).query.shape
+    (6, 16)
+    """
+    shapes = (hidden, heads * width), (hidden, kv_heads * width), (hidden, kv_heads * value_width)
+    query, key, value = (drawn(*shape, seed=n, dtype=dtype) / 2 for n, shape in enumerate(shapes))
+    return Projections(query, key, value, drawn(heads * value_width, hidden, seed=3, dtype=dtype) / 2, heads, kv_heads)
+
+
 def times(row: Row, matrix: Any) -> Row:
     """A row times a matrix.
 
-    >>> import numpy as np
     >>> [ball.value for ball in times([Ball(1.0), Ball(2.0)], np.array([[1.0, 0.0], [3.0, 1.0]]))]
     [7.0, 2.0]
     """
@@ -170,7 +196,6 @@ def layer_by_hand(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from types import SimpleNamespace
     >>> one = np.ones((1, 1))
     >>> w = SimpleNamespace(query=one, key=one, value=one, output=one, heads=1, kv_heads=1)

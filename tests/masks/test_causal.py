@@ -17,6 +17,7 @@ def by_hand(b: int, h: int, q: int, k: int) -> bool:
     return k in range(q, min(AT) - 1, -1)
 
 
+@pytest.mark.by_hand("masks/causal")
 def test_it_equals_the_walk_by_hand() -> None:
     check_rule(Causal(), by_hand, AT, AT, heads=2)
 
@@ -25,6 +26,7 @@ def test_every_pair_stands_for_itself() -> None:
     check_pairs(Causal(), AT[::-1], AT)
 
 
+@pytest.mark.law("masks/causal", "an answer for a block is never wrong", "bits")
 def test_its_block_answers_hold() -> None:
     check_blocks(Causal(), AT, AT)
 

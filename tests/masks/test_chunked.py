@@ -14,6 +14,7 @@ from kvattn.testing.mask_laws import check_blocks, check_pairs, check_rule
 from kvattn.typing import Answer, Span
 
 
+@pytest.mark.by_hand("masks/chunked")
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_it_equals_the_chunks_by_hand(size: int) -> None:
     at = range(-size - 1, 2 * size + 2)
@@ -26,6 +27,7 @@ def test_it_equals_the_chunks_by_hand(size: int) -> None:
     check_blocks(Chunked(size), at, at)
 
 
+@pytest.mark.law("masks/chunked", "an answer for a block is never wrong", "bits")
 @given(st.integers(1, 300), st.integers(-2, 3), st.integers(-2, 3))
 def test_its_block_answers_hold_around_its_borders(size: int, n: int, m: int) -> None:
     check_blocks(Chunked(size), [n * size - 1, n * size, n * size + 1], [m * size - 1, m * size, (m + 1) * size - 1])

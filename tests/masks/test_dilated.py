@@ -14,6 +14,7 @@ from kvattn.testing.mask_laws import check_blocks, check_pairs, check_rule
 from kvattn.typing import Answer, Span
 
 
+@pytest.mark.by_hand("masks/dilated")
 @pytest.mark.parametrize("window", [1, 2, 3])
 @pytest.mark.parametrize("rate", [1, 2, 3])
 def test_it_equals_the_list_by_hand(window: int, rate: int) -> None:
@@ -34,6 +35,7 @@ def test_rate_one_is_the_sliding_window() -> None:
     assert np.array_equal(Dilated(4, 1)(0, 0, at[:, None], at), Window(4)(0, 0, at[:, None], at))
 
 
+@pytest.mark.law("masks/dilated", "an answer for a block is never wrong", "bits")
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(-1, 1), st.integers(0, 60))
 def test_its_block_answers_hold_around_its_borders(window: int, rate: int, near: int, q: int) -> None:
     far = q - (window - 1) * rate + near

@@ -22,6 +22,7 @@ def by_hand(b: int, h: int, q: int, k: int) -> bool:
     return IDS[b][q] != -1 and k in members
 
 
+@pytest.mark.by_hand("masks/document")
 def test_it_equals_the_membership_by_hand_in_every_sequence() -> None:
     check_rule(Document(IDS), by_hand, range(8), range(8), batch=3, heads=2)
     check_pairs(Document(IDS), range(8), range(8), batch=3)
@@ -38,6 +39,7 @@ def test_several_sequences_may_be_asked_at_once() -> None:
     assert np.array_equal(together, np.stack([mask(b, 0, at[:, None], at) for b in range(3)]))
 
 
+@pytest.mark.law("masks/document", "an answer for a block is never wrong", "bits")
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5))
 def test_lengths_become_documents_of_these_lengths(lengths: list[int]) -> None:
     mask = Document.of_lengths(lengths)

@@ -18,6 +18,7 @@ def drawn(shape: tuple[int, ...], seed: int = 0, share: float = 0.5) -> Any:
     return np.random.default_rng(seed).random(shape) < share
 
 
+@pytest.mark.by_hand("masks/explicit")
 @pytest.mark.parametrize("shape", [(5, 7), (1, 1, 5, 7), (3, 1, 5, 7), (1, 2, 5, 7), (3, 2, 5, 7)])
 def test_by_row_number_it_equals_the_entry(shape: tuple[int, ...]) -> None:
     array = drawn(shape)
@@ -50,6 +51,7 @@ def test_by_position_it_equals_the_entry_that_stands_there(q: list[int], k: list
     check_blocks(mask, q, k, batch=2, heads=2)
 
 
+@pytest.mark.law("masks/explicit", "an answer for a block is never wrong", "bits")
 def test_positions_may_differ_between_sequences() -> None:
     array = drawn((2, 1, 2, 3))
     mask = Explicit(array, q_positions=[[5, 6], [8, 5]], k_positions=[[0, 1, 2], [2, 0, 3]])

@@ -21,6 +21,8 @@ CASES: list[tuple[dict[str, Any], Callable[[int], list[int]]]] = [
 ]
 
 
+@pytest.mark.law("masks/padding", "an answer for a block is never wrong", "bits")
+@pytest.mark.by_hand("masks/padding")
 @pytest.mark.parametrize(("arguments", "real"), CASES)
 def test_it_equals_the_list_by_hand(arguments: dict[str, Any], real: Callable[[int], list[int]]) -> None:
     mask = Padding(**arguments)

@@ -12,6 +12,8 @@ from kvattn.testing.mask_laws import check_blocks, check_pairs, check_rule
 from kvattn.typing import Answer, Span
 
 
+@pytest.mark.law("masks/prefix", "an answer for a block is never wrong", "bits")
+@pytest.mark.by_hand("masks/prefix")
 @pytest.mark.parametrize("number", [0, 1, 2, 5])
 def test_it_equals_the_list_by_hand(number: int) -> None:
     first = list(range(number))

@@ -31,6 +31,7 @@ def path(tree: Tree, arrival: int) -> list[int]:
     return seen + list(range(arrival, -1, -1))
 
 
+@pytest.mark.by_hand("masks/tree")
 @given(trees())
 def test_it_equals_the_climb_by_hand(tree: Tree) -> None:
     at = range(tree.start + len(tree.parents))
@@ -38,6 +39,7 @@ def test_it_equals_the_climb_by_hand(tree: Tree) -> None:
     check_pairs(tree, range(-1, len(at)), at)
 
 
+@pytest.mark.law("masks/tree", "an answer for a block is never wrong", "bits")
 @given(trees())
 def test_its_block_answers_hold(tree: Tree) -> None:
     check_blocks(tree, range(-1, tree.start + len(tree.parents)), range(tree.start + len(tree.parents)))

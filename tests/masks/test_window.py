@@ -20,6 +20,7 @@ def by_hand(size: int, ahead: int) -> Callable[[int, int, int, int], bool]:
     return lambda b, h, q, k: k in [q - n for n in range(size)] + [q + 1 + n for n in range(ahead)]
 
 
+@pytest.mark.by_hand("masks/window")
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("ahead", [0, 1, 3])
 def test_it_equals_the_list_by_hand(size: int, ahead: int) -> None:
@@ -42,6 +43,7 @@ def test_without_ahead_it_is_causal_already() -> None:
     )
 
 
+@pytest.mark.law("masks/window", "an answer for a block is never wrong", "bits")
 @given(st.integers(1, 300), st.integers(0, 5), st.integers(-5, 600), st.integers(-1, 1), st.integers(-1, 1))
 def test_its_block_answers_hold_around_its_borders(size: int, ahead: int, q: int, near: int, far: int) -> None:
     check_blocks(Window(size, ahead), [q, q + 1, q + 2], [q - size + near, q + far, q + ahead + near, q + ahead + 3])

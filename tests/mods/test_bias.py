@@ -37,6 +37,7 @@ def test_by_row_number_it_adds_the_entry(shape: tuple[int, ...], dtype: Any) -> 
                     assert bent[h, q, k] == scores[h, q, k] + dtype(full[b][h][q][k])
 
 
+@pytest.mark.by_hand("mods/bias")
 @given(st.permutations(range(-3, 6)), st.permutations(range(70, 79)), st.integers(1, 9), st.integers(1, 9))
 def test_by_position_it_adds_the_entry_that_stands_there(q: list[int], k: list[int], rows: int, columns: int) -> None:
     q, k, array = q[:rows], k[:columns], drawn(2, 2, rows, columns)
@@ -67,6 +68,7 @@ def test_by_row_in_place_of_by_position_differs() -> None:
     assert not np.array_equal(Bias(array, at, at)(np.zeros((1, 4, 4)), asked), Bias(array)(np.zeros((1, 4, 4)), asked))
 
 
+@pytest.mark.law("mods/bias", "minus infinity hides its pair", "bits")
 def test_minus_infinity_hides_its_pair() -> None:
     bent = Bias(np.array([[0.0, -np.inf]]))(np.ones((1, 1, 2)), place(0, 1, [0], [0, 1]))
     assert bent.tolist() == [[[1.0, -np.inf]]]

@@ -26,6 +26,7 @@ def close(bent: Any, cap: float) -> bool:
     return bool((np.abs(bent - expected) <= 8 * np.finfo(bent.dtype).eps * np.abs(expected)).all())
 
 
+@pytest.mark.by_hand("mods/softcap")
 @pytest.mark.parametrize("cap", [0.5, 30.0, 50.0])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_it_equals_exponentials_by_hand(cap: float, dtype: Any) -> None:
@@ -55,6 +56,7 @@ def test_it_stays_within_the_cap_and_keeps_the_order() -> None:
     assert (np.diff(bent) >= 0).all()
 
 
+@pytest.mark.law("mods/softcap", "rows do not depend on their company", "bits")
 def test_rows_do_not_depend_on_their_company() -> None:
     scores = np.random.default_rng(0).normal(size=(40, 33)) * 60
     together = softcap(scores, 50.0)

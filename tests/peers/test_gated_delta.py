@@ -21,6 +21,7 @@ from kvattn.variants.recurrent.gated_delta_rule import chunked, l2_norm, recurre
 pytestmark = pytest.mark.peer
 
 
+@pytest.mark.peer("variants/recurrent/gated_delta_rule", "onnx LinearAttention-27", "derived bound of float32")
 @pytest.mark.parametrize("length", [1, 7, 70])
 @pytest.mark.parametrize("scale", [None, 0.7])
 def test_onnx_linear_attention_with_the_gated_delta_rule(length: int, scale: float | None) -> None:
@@ -58,6 +59,10 @@ def test_onnx_linear_attention_with_the_gated_delta_rule(length: int, scale: flo
     np.testing.assert_allclose(final, states[-1], rtol=0, atol=1e-5)
 
 
+@pytest.mark.peer("variants/recurrent/gated_delta", "transformers Qwen3NextGatedDeltaNet", "derived bound of float32")
+@pytest.mark.peer(
+    "variants/recurrent/short_convolution", "transformers Qwen3NextGatedDeltaNet", "derived bound of float32"
+)
 @pytest.mark.parametrize("length", [1, 9, 70])
 def test_transformers_qwen3_next_layer(length: int) -> None:
     """Prefill in chunks of 64, and decoding one by one behind it."""

@@ -72,6 +72,10 @@ def worst(q: Any, k: Any, v: Any, mask: Any, **options: Any) -> Any:
     return bounds(q, k, v, arithmetic=Arithmetic("float32", tiles=1), visible=seen, **options)
 
 
+@pytest.mark.peer("masks/causal", "jax.nn.dot_product_attention", "derived bound of float32")
+@pytest.mark.peer("masks/window", "jax.nn.dot_product_attention", "derived bound of float32")
+@pytest.mark.peer("masks/padding", "jax.nn.dot_product_attention", "derived bound of float32")
+@pytest.mark.peer("masks/explicit", "jax.nn.dot_product_attention", "derived bound of float32")
 @pytest.mark.parametrize("heads", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("rule", RULES)
 def test_the_output_is_jaxs_in_float32(rule: str, heads: tuple[int, int]) -> None:
@@ -84,6 +88,7 @@ def test_the_output_is_jaxs_in_float32(rule: str, heads: tuple[int, int]) -> Non
     assert (np.abs(ours - theirs(q, k, v, **options)) <= bound).all()
 
 
+@pytest.mark.peer("mods/bias", "jax.nn.dot_product_attention", "derived bound of float32")
 @pytest.mark.parametrize("heads", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("lead", [(1, 1), (2, 1), (1, "N"), (2, "N")])
 def test_a_bias_is_added_to_the_scaled_scores(heads: tuple[int, int], lead: tuple[int, Any]) -> None:

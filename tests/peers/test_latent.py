@@ -105,6 +105,9 @@ def decoded(layer: Any, config: Any, x: Any, prefill: int, frequencies: Any) -> 
     return np.concatenate(found, axis=1)
 
 
+@pytest.mark.peer(
+    "variants/compressed/latent", "transformers DeepseekV3Attention", "1e-10: float64, norms and rotations included"
+)
 @pytest.mark.parametrize("form", [Expanded, Absorbed])
 @pytest.mark.parametrize("interleave", [True, False])
 @pytest.mark.parametrize("source", [None, SOURCE])
@@ -132,6 +135,8 @@ def test_deepseek_v3(form: Any, interleave: bool, source: int | None, mscale: fl
     assert np.abs(other.definition(x, np.arange(9)).out - wanted).max() > 1e-3  # the comparison sees other pairs
 
 
+@pytest.mark.peer("variants/sparse/indexed", "transformers DeepseekV32Attention", "1e-10: float64")
+@pytest.mark.peer("variants/sparse/lightning_indexer", "transformers DeepseekV32Attention", "1e-10: float64")
 @pytest.mark.parametrize("keep", [1, 4, 20])
 def test_deepseek_v32(keep: int) -> None:
     from transformers.models.deepseek_v32.configuration_deepseek_v32 import DeepseekV32Config

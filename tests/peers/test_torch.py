@@ -78,6 +78,7 @@ def test_plain(qkv: tuple[Any, Any, Any], scale: float | None) -> None:
     assert (np.abs(ours - sdpa(*qkv, scale=scale)) <= allowed(*qkv, scale=scale)).all()
 
 
+@pytest.mark.peer("masks/causal", "torch scaled_dot_product_attention", "derived bound of float64, below 1e-12")
 @given(inputs(), st.booleans(), scales)
 def test_is_causal_hangs_in_the_top_left_corner(qkv: tuple[Any, Any, Any], square: bool, scale: float | None) -> None:
     """With T == S there is one triangle; with T != S torch's first query sees the first key only."""
@@ -102,6 +103,7 @@ def test_the_other_corner_is_noticed() -> None:
     assert np.abs(kvattn.attention(q, k, v, mask=bottom_right(3, 5)) - theirs).max() > 1e-3
 
 
+@pytest.mark.peer("masks/explicit", "torch scaled_dot_product_attention", "derived bound of float64, below 1e-12")
 @given(inputs(), st.data(), scales)
 def test_boolean_masks_and_rows_that_see_nothing(
     qkv: tuple[Any, Any, Any], data: st.DataObject, scale: float | None
@@ -121,6 +123,7 @@ def test_boolean_masks_and_rows_that_see_nothing(
     assert (np.isneginf(ours.lse) == empty).all()
 
 
+@pytest.mark.peer("mods/bias", "torch scaled_dot_product_attention", "derived bound of float64, below 1e-12")
 @given(inputs(), st.data(), scales)
 def test_additive_masks_with_and_without_infinities(
     qkv: tuple[Any, Any, Any], data: st.DataObject, scale: float | None

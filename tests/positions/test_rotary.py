@@ -46,6 +46,7 @@ def bound(x: Any, magnitude: float = 1.0) -> float:
     return 12 * u * 2 * magnitude * float(np.abs(x).max())
 
 
+@pytest.mark.by_hand("positions/rotary")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("width", "start"), [(2, 0), (6, 0), (4, 0), (4, 2), (4, -4), (2, -4)])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -136,6 +137,7 @@ def test_one_token_at_a_time_equals_the_whole_to_the_bit(dtype: Any, pairs: int)
         assert not same_when_cut(mutant, x, positions, list(range(1, len(positions))))
 
 
+@pytest.mark.law("positions/rotary", "a moved row equals a fresh one there", "bound")
 @given(places, places, st.sampled_from(LAYOUTS), st.sampled_from([np.float64, np.float32]))
 def test_a_moved_row_equals_a_fresh_one_there(position: int, by: int, layout: Any, dtype: Any) -> None:
     """Within: three turns' rounding, and the rounding of three angles in float64, each u·abs(angle)."""

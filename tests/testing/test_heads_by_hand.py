@@ -81,3 +81,10 @@ def test_a_layer_bends_finishes_and_reads_what_lies_beside() -> None:
     layer_by_hand(w, x, queries=noted, scale=0.0)
     layer_by_hand(w, x, keys=noted, scale=0.0)
     assert asked == [0, 1, 0, 1]
+
+
+def test_what_is_drawn_has_sizes_that_differ() -> None:
+    assert np.array_equal(drawn(2, 3, seed=1), drawn(2, 3, seed=1))
+    w = drawn_projections(4, 2, dtype=np.float32)
+    assert (w.dtype, w.heads, w.kv_heads, w.hidden, w.width, w.value_width) == (np.float32, 4, 2, 6, 4, 3)
+    assert not np.array_equal(w.query[:, :8], w.key)

@@ -35,6 +35,7 @@ from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
 from kvattn.core.pipeline import arguments_of, bends_of, settle
 from kvattn.counting import Tally
+from kvattn.masks.ahead import check_cut
 from kvattn.masks.causal import Causal
 from kvattn.typing import Array, Attended, Finish, Mask, Mod, Positions, QueryKey
 from kvattn.variants.dense.projections import Projections, check_hidden
@@ -136,6 +137,11 @@ class Grouped:
         x
             ``[B, T, M]``, T >= 0.
 
+        Raises
+        ------
+        PositionError
+            When a token of an earlier step would have seen these (`kvattn.masks.ahead`).
+
         Examples
         --------
         >>> one = np.ones((1, 1))
@@ -145,6 +151,7 @@ class Grouped:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
+        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
         at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
         q, k, v = w.queries(x), w.keys(x), w.values(x)
         for part in self.query_key:

@@ -81,6 +81,7 @@ def test_every_law_holds(law: str, form: Any, arithmetic: str) -> None:
         holds()
 
 
+@pytest.mark.by_hand("variants/compressed/latent")
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(

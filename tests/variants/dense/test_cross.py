@@ -104,12 +104,14 @@ def gap(name: str, found: Attended) -> float:
     return max(agree(found.out, out), agree(found.lse, lse))
 
 
+@pytest.mark.by_hand("variants/dense/cross")
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_definition_equals_by_hand(name: str) -> None:
     cross, _ = EXAMPLES[name]
     assert gap(name, cross.definition(x_of(cross), np.arange(T))) <= 1
 
 
+@pytest.mark.by_hand("variants/dense/cross")
 @pytest.mark.parametrize("cuts", [(), (1, 2, 3), (0, 2)])
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_steps_equal_by_hand(name: str, cuts: tuple[int, ...]) -> None:

@@ -12,25 +12,24 @@ from kvattn.counting import counting
 from kvattn.errors import ArgumentError, DtypeError, ShapeError
 from kvattn.positions import Rotary
 from kvattn.testing.balls import Ball, agree, given
-from kvattn.testing.heads_by_hand import Bend, Heads, cut, layer_by_hand, layer_norm, rms, turn
+from kvattn.testing.heads_by_hand import (
+    Bend,
+    Heads,
+    cut,
+    drawn,
+    drawn_projections,
+    layer_by_hand,
+    layer_norm,
+    rms,
+    turn,
+)
 from kvattn.testing.laws import stepped
 from kvattn.typing import Array, Attended, QueryKey
 from kvattn.variants.dense.grouped import Grouped
-from kvattn.variants.dense.projections import Projections
 from kvattn.variants.dense.query_key_norm import FullRmsNorm, HeadLayerNorm, HeadRmsNorm, weights_of
 
-T, M, HEADS, KV_HEADS, D, DV = 5, 6, 4, 2, 4, 3
+T, M, HEADS, KV_HEADS, D = 5, 6, 4, 2, 4
 TURN = Rotary.of(D)
-
-
-def drawn(*shape: int, seed: int = 0, dtype: Any = np.float64) -> Any:
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
-
-
-def weights(dtype: Any = np.float64) -> Projections:
-    shapes = (M, HEADS * D), (M, KV_HEADS * D), (M, KV_HEADS * DV), (HEADS * DV, M)
-    query, key, value, output = (drawn(*shape, seed=n, dtype=dtype) * dtype(0.5) for n, shape in enumerate(shapes))
-    return Projections(query, key, value, output, HEADS, KV_HEADS)
 
 
 def gains(*shape: int, seed: int, dtype: Any = np.float64) -> Any:
@@ -88,7 +87,7 @@ class Example:
 
     @property
     def layer(self) -> Grouped:
-        return Grouped(weights(self.dtype), query_key=self.query_key, page=2)
+        return Grouped(drawn_projections(HEADS, KV_HEADS, dtype=self.dtype), query_key=self.query_key, page=2)
 
     @property
     def x(self) -> Any:
@@ -228,11 +227,11 @@ def test_weights_behind_the_rotation_make_scores_depend_on_more_than_the_distanc
 def test_each_norm_costs_what_it_counts() -> None:
     for norm in (RMS, HeadRmsNorm(), EACH, FULL, LAYER, SHIFTED):
         with counting() as tally:
-            norm.queries(drawn(3, HEADS, 2, D), np.zeros((3, 1, 2), int))
+            norm.queries(drawn(3, HEADS, 2, D, seed=0), np.zeros((3, 1, 2), int))
             counted = tally.tally
         assert counted == norm.queries_cost(tokens=6, heads=HEADS, width=D)
         with counting() as tally:
-            norm.keys(drawn(3, KV_HEADS, 2, D), np.zeros((3, 1, 2), int))
+            norm.keys(drawn(3, KV_HEADS, 2, D, seed=0), np.zeros((3, 1, 2), int))
             counted = tally.tally
         assert counted == norm.keys_cost(tokens=6, heads=KV_HEADS, width=D)
 
@@ -247,7 +246,7 @@ def test_weights_are_copied() -> None:
         norm.query[0] = 0.0
 
 
-ROWS, AT = drawn(1, HEADS, 1, D), np.zeros((1, 1, 1), int)
+ROWS, AT = drawn(1, HEADS, 1, D, seed=0), np.zeros((1, 1, 1), int)
 BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "rank": (
         lambda: FullRmsNorm(np.ones((2, 2)), np.ones(2)),

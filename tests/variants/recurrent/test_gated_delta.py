@@ -94,6 +94,7 @@ def by_hand(layer: GatedDelta, x: Any) -> Any:
     return np.array(out).reshape(x.shape)
 
 
+@pytest.mark.by_hand("variants/recurrent/gated_delta")
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(
     ("taps", "options"),

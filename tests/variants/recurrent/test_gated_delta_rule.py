@@ -74,6 +74,7 @@ def by_hand(parts: Any, scale: Any) -> Any:
     return out, final
 
 
+@pytest.mark.by_hand("variants/recurrent/gated_delta_rule")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("seed", range(4))
 def test_token_by_token_equals_python_floats(seed: Any, dtype: Any) -> None:
@@ -126,6 +127,7 @@ def test_the_last_states_are_those_of_shorter_runs(keep: Any, count: Any) -> Non
         assert np.array_equal(held, alone)
 
 
+@pytest.mark.law("variants/recurrent/gated_delta_rule", "joined pieces equal the whole", "bits")
 @pytest.mark.parametrize("ordered", [False, True])
 @given(st.sampled_from(DTYPES), st.integers(1, 9), st.integers(1, 9), st.lists(st.integers(0, 5), max_size=5))
 def test_joined_pieces_have_the_bits_of_the_whole(
@@ -148,6 +150,7 @@ def test_joined_pieces_have_the_bits_of_the_whole(
     assert np.concatenate(found, axis=2).tobytes() == np.ascontiguousarray(whole).tobytes()
 
 
+@pytest.mark.law("variants/recurrent/gated_delta_rule", "chunks agree with tokens", "bound")
 @given(
     st.sampled_from(DTYPES),
     st.integers(0, 2**16),

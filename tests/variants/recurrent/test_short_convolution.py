@@ -29,6 +29,7 @@ def by_hand(carried: Any, x: Any, taps: Any) -> Any:
     return y
 
 
+@pytest.mark.by_hand("variants/recurrent/short_convolution")
 @pytest.mark.parametrize("taps", [1, 2, 4])
 @pytest.mark.parametrize("length", [0, 1, 5])
 def test_every_output_is_the_weighted_sum_of_the_last_inputs(taps: Any, length: Any) -> None:
@@ -38,6 +39,7 @@ def test_every_output_is_the_weighted_sum_of_the_last_inputs(taps: Any, length: 
     assert np.array_equal(rows, np.concatenate([carried, x], axis=1))
 
 
+@pytest.mark.law("variants/recurrent/short_convolution", "joined pieces equal the whole", "bits")
 @given(st.sampled_from([np.float64, np.float32]), st.integers(1, 5), st.lists(st.integers(0, 4), max_size=5))
 def test_joined_pieces_have_the_bits_of_the_whole(dtype: Any, taps: Any, pieces: Any) -> None:
     x, weights = numbers(4, 2, sum(pieces), 3, dtype=dtype), numbers(5, 3, taps, dtype=dtype)

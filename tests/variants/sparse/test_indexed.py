@@ -91,6 +91,7 @@ def test_every_law_holds(law: str, arithmetic: str) -> None:
         holds()
 
 
+@pytest.mark.by_hand("variants/sparse/indexed")
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(
     "features",

@@ -31,6 +31,7 @@ def indexer(**changed: Any) -> LightningIndexer:
     return LightningIndexer(**{**drawn, "heads": HEADS, "rotation": Rotary.of(4), **changed})
 
 
+@pytest.mark.by_hand("variants/sparse/lightning_indexer")
 @pytest.mark.parametrize("rotation", [None, Rotary.of(4), Rotary.of(6, layout="adjacent")])
 def test_scores_are_what_is_computed_by_hand(rotation: Rotary | None) -> None:
     layer = indexer(rotation=rotation)
@@ -47,6 +48,7 @@ def test_scores_are_what_is_computed_by_hand(rotation: Rotary | None) -> None:
         assert not found[:, 7:].any()
 
 
+@pytest.mark.law("variants/sparse/lightning_indexer", "a score does not depend on its neighbours", "bits")
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("arithmetic", ["blas", "ordered"])
 def test_a_score_does_not_depend_on_its_neighbours(

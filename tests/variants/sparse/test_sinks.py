@@ -120,6 +120,7 @@ CASES = [
 ]
 
 
+@pytest.mark.by_hand("variants/sparse/sinks")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES)
 def test_definition_and_steps_equal_by_hand(kind: Kind, case: dict[str, Any]) -> None:
