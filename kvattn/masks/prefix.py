@@ -4,8 +4,8 @@
 
 Within the prefix attention is then two-sided, after it causal.
 
-Cached per token: nothing of its own; but cached decoding equals recomputation only if the whole
-prefix arrives in one step, because its first tokens see its last.
+Cached per token: nothing of its own; but the first tokens of the prefix see its last, so the whole
+prefix must arrive in one step: a step that begins inside it is refused (`kvattn.masks.ahead`).
 Source: T5 (Raffel et al. 2020, arXiv 1910.10683) §3.2.1; UniLM (Dong et al. 2019, 1905.03197) §2.4.
 
 Where libraries differ: PaliGemma and Gemma-3 derive the prefix from token types, so that it may
