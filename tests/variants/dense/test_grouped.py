@@ -161,12 +161,14 @@ EXAMPLES = {
 }
 
 
+@pytest.mark.by_hand("variants/dense/grouped")
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_definition_equals_by_hand(name: str) -> None:
     example = EXAMPLES[name]
     assert example.gap(example.layer.definition(example.x, np.arange(T))) <= 1
 
 
+@pytest.mark.by_hand("variants/dense/grouped")
 @pytest.mark.parametrize("cuts", [(), (1, 2, 3, 4, 5), (2, 2, 5)])
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_steps_equal_by_hand(name: str, cuts: tuple[int, ...]) -> None:
