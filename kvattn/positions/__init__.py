@@ -7,6 +7,8 @@ A scheme has ``rotate`` (queries and keys), ``embed`` (hidden states) or is a mo
 """
 
 from kvattn.positions.alibi import Alibi
+from kvattn.positions.learned import Learned
 from kvattn.positions.rotary import Rotary, geometric
+from kvattn.positions.sinusoidal import Sinusoidal
 
-__all__ = ["Alibi", "Rotary", "geometric"]
+__all__ = ["Alibi", "Learned", "Rotary", "Sinusoidal", "geometric"]
