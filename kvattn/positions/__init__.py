@@ -7,8 +7,28 @@ A scheme has ``rotate`` (queries and keys), ``embed`` (hidden states) or is a mo
 """
 
 from kvattn.positions.alibi import Alibi
+from kvattn.positions.dynamic_ntk import DynamicNTK
 from kvattn.positions.learned import Learned
+from kvattn.positions.linear_interpolation import linear_rotary
+from kvattn.positions.llama3 import llama3_rotary
+from kvattn.positions.longrope import LongRope
+from kvattn.positions.ntk import ntk_rotary
+from kvattn.positions.proportional import proportional_rotary
 from kvattn.positions.rotary import Rotary, geometric
 from kvattn.positions.sinusoidal import Sinusoidal
+from kvattn.positions.yarn import yarn_rotary
 
-__all__ = ["Alibi", "Learned", "Rotary", "Sinusoidal", "geometric"]
+__all__ = [
+    "Alibi",
+    "DynamicNTK",
+    "Learned",
+    "LongRope",
+    "Rotary",
+    "Sinusoidal",
+    "geometric",
+    "linear_rotary",
+    "llama3_rotary",
+    "ntk_rotary",
+    "proportional_rotary",
+    "yarn_rotary",
+]
