@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kvattn.mods import Bias
 from kvattn.positions import Rotary
 from kvattn.testing.laws import stepped
+from kvattn.variants.dense.cosine import Cosine
 from kvattn.variants.dense.grouped import Grouped
+from kvattn.variants.dense.output_gate import SigmoidGate, SoftplusGate, parted
 from kvattn.variants.dense.projections import Projections
 from kvattn.variants.dense.query_key_norm import FullRmsNorm, HeadLayerNorm, HeadRmsNorm
 
@@ -182,3 +185,94 @@ def test_llama4() -> None:
     wanted = output_of(layer, hidden(), torch.from_numpy(turned)[None])
     unit = HeadRmsNorm(np.full(D, D**-0.5), np.full(D, D**-0.5), EPS)  # length 1, as the name would have it
     agrees(Grouped(w, query_key=(turn, HeadRmsNorm(eps=EPS))), wanted, Grouped(w, query_key=(turn, unit)))
+
+
+@pytest.mark.peer("variants/dense/cosine", "transformers Swinv2SelfAttention", "1e-11: float64 throughout")
+def test_swinv2() -> None:
+    """A window of 2 by 4 patches, seen from everywhere; no output projection; one temperature is above the bound."""
+    from transformers.models.swinv2.modeling_swinv2 import Swinv2Config, Swinv2SelfAttention
+
+    layer = Swinv2SelfAttention(Swinv2Config(qkv_bias=False), HEADS * D, HEADS, (2, 4)).double().eval()
+    theirs = held(layer)
+    stored = np.array([0.5, 1.0, 6.0, -1.0])
+    with torch.no_grad():
+        layer.logit_scale.copy_(torch.from_numpy(stored)[:, None, None])
+        table = layer.continuous_position_bias_mlp(layer.relative_coords_table.double()).view(-1, HEADS)
+        bias = (16 * torch.sigmoid(table[layer.relative_position_index])).permute(2, 0, 1).numpy()
+        x = np.random.default_rng(0).standard_normal((BATCH, 8, HEADS * D))
+        wanted = layer(torch.from_numpy(x))[0].numpy()
+    w = Projections(
+        *(theirs[f"{name}.weight"].T for name in ("query", "key", "value")), np.eye(HEADS * D), HEADS, HEADS
+    )
+    ours = Grouped(w, None, (Cosine.learned(stored),), mods=(Bias(bias[None]),), scale=1.0)
+    for found in (ours.definition(x, np.arange(8)).out, ours.step(ours.start(BATCH), x)[0].out):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-11)
+    free = Grouped(w, None, (Cosine(np.exp(stored)),), mods=(Bias(bias[None]),), scale=1.0)
+    assert np.abs(free.definition(x, np.arange(8)).out - wanted).max() > 1e-3
+
+
+@pytest.mark.peer("variants/dense/cosine", "x-transformers attn_qk_norm", "1e-11: float64 throughout")
+def test_x_transformers_qk_norm() -> None:
+    x_transformers = pytest.importorskip("x_transformers", reason="cosine: the peers extra installs x-transformers")
+    # all heads have keys: with fewer, x-transformers lets query head h read h % Hkv
+    layer = x_transformers.Attention(M, dim_head=D, heads=HEADS, causal=True, qk_norm=True, qk_norm_scale=10)
+    layer = layer.double().eval()
+    generator = np.random.default_rng(1)
+    found = []
+    with torch.no_grad():
+        for name in ("to_q", "to_k", "to_v", "to_out"):
+            matrix = generator.standard_normal(tuple(getattr(layer, name).weight.shape)) / math.sqrt(M)
+            getattr(layer, name).weight.copy_(torch.from_numpy(matrix))
+            found.append(matrix.T)
+        wanted = layer(torch.from_numpy(hidden()))
+    w = Projections(*found, HEADS, HEADS)
+    ours = Grouped(w, query_key=(Cosine(),), scale=10.0)
+    agrees(ours, wanted.numpy(), Grouped(w, query_key=(Cosine(),)))
+
+
+@pytest.mark.peer("variants/dense/output_gate", "transformers Qwen3NextAttention", "1e-11: float64 throughout")
+def test_qwen3_next() -> None:
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextAttention, Qwen3NextConfig
+
+    layer = Qwen3NextAttention(Qwen3NextConfig(**SIZES, **ROPE), 0)
+    theirs = held(layer)
+    query, gate = parted(theirs["q_proj.weight"], HEADS)
+    norm = HeadRmsNorm.zero_centred(theirs["q_norm.weight"], theirs["k_norm.weight"], EPS)
+    w = projections(theirs | {"q_proj.weight": query})
+    wanted = output_of(layer, hidden(), angles(TURN))
+    halves = projections(theirs | {"q_proj.weight": theirs["q_proj.weight"][:, : HEADS * D]})
+    other = SigmoidGate(theirs["q_proj.weight"][:, HEADS * D :])
+    agrees(
+        Grouped(w, query_key=(norm, TURN), finish=(SigmoidGate(gate),)),
+        wanted,
+        Grouped(halves, query_key=(norm, TURN), finish=(other,)),
+    )
+
+
+@pytest.mark.peer("variants/dense/output_gate", "transformers AfmoeAttention", "1e-11: float64 throughout")
+def test_afmoe() -> None:
+    from transformers.models.afmoe.modeling_afmoe import AfmoeAttention, AfmoeConfig
+
+    config = AfmoeConfig(**SIZES, **ROPE, layer_types=["full_attention", "sliding_attention"])
+    layer = AfmoeAttention(config, 0)  # a global layer: not turned
+    theirs = held(layer)
+    norm = HeadRmsNorm(theirs["q_norm.weight"], theirs["k_norm.weight"], EPS)
+    w, weight = projections(theirs), theirs["gate_proj.weight"]
+    wanted = output_of(layer, hidden(), angles(TURN))
+    ours = Grouped(w, query_key=(norm,), finish=(SigmoidGate(weight),))
+    agrees(ours, wanted, Grouped(w, query_key=(norm, TURN), finish=(SigmoidGate(weight),)))
+
+
+@pytest.mark.peer("variants/dense/output_gate", "transformers LagunaAttention", "1e-11: float64 throughout")
+@pytest.mark.parametrize("gating", ["per-head", "per-element"])
+def test_laguna(gating: str) -> None:
+    from transformers.models.laguna.modeling_laguna import LagunaAttention, LagunaConfig
+
+    layer = LagunaAttention(LagunaConfig(**SIZES, gating=gating), 0, HEADS)
+    theirs = held(layer)
+    norm = HeadRmsNorm(theirs["q_norm.weight"], theirs["k_norm.weight"], EPS)
+    w, weight = projections(theirs), theirs["g_proj.weight"]
+    assert weight.shape == (M, HEADS if gating == "per-head" else HEADS * D)
+    wanted = output_of(layer, hidden(), angles(TURN))
+    ours = Grouped(w, query_key=(norm, TURN), finish=(SoftplusGate(weight),))
+    agrees(ours, wanted, Grouped(w, query_key=(norm, TURN), finish=(SigmoidGate(weight),)))

@@ -10,6 +10,8 @@ from kvattn.testing.balls import Ball, given
 from kvattn.testing.heads_by_hand import (
     Heads,
     cut,
+    drawn,
+    drawn_projections,
     layer_by_hand,
     layer_norm,
     mix,
@@ -86,5 +88,6 @@ def test_a_layer_bends_finishes_and_reads_what_lies_beside() -> None:
 def test_what_is_drawn_has_sizes_that_differ() -> None:
     assert np.array_equal(drawn(2, 3, seed=1), drawn(2, 3, seed=1))
     w = drawn_projections(4, 2, dtype=np.float32)
-    assert (w.dtype, w.heads, w.kv_heads, w.hidden, w.width, w.value_width) == (np.float32, 4, 2, 6, 4, 3)
+    assert w.dtype == np.float32
+    assert (w.heads, w.kv_heads, w.hidden, w.width, w.value_width) == (4, 2, 6, 4, 3)
     assert not np.array_equal(w.query[:, :8], w.key)

@@ -66,6 +66,8 @@ IDLE = {
     "indexed": {"scale"},
     "gated_delta": {"length_epsilon", "norm_epsilon"},
     "query_key_norm": {"finish", "mods", "scale", "sinks", "softcap"},
+    "cosine": {"finish", "mods", "sinks", "softcap"},
+    "output_gate": {"mods", "scale", "softcap"},
 }
 """Fields that the zoo leaves alone; the variants' own tests change them."""
 

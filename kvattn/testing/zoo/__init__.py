@@ -10,11 +10,13 @@ import numpy as np
 
 from kvattn.testing.choices import Choices, Recorded
 from kvattn.testing.laws import Case
+from kvattn.testing.zoo.cosine import cosine
 from kvattn.testing.zoo.cross import cross
 from kvattn.testing.zoo.gated_delta import gated_delta
 from kvattn.testing.zoo.grouped import grouped
 from kvattn.testing.zoo.indexed import indexed
 from kvattn.testing.zoo.latent import absorbed, expanded
+from kvattn.testing.zoo.output_gate import output_gate
 from kvattn.testing.zoo.query_key_norm import query_key_norm
 from kvattn.testing.zoo.sinks import kept_sinks, reindexed_sinks
 from kvattn.variants.dense.cross import Cross
@@ -29,6 +31,8 @@ ZOO: Mapping[str, Callable[[Choices], Case]] = {
     "indexed": indexed,
     "gated_delta": gated_delta,
     "query_key_norm": query_key_norm,
+    "cosine": cosine,
+    "output_gate": output_gate,
 }
 """A case generator for every variant, by name."""
 
