@@ -7,7 +7,10 @@
 True
 """
 
+from kvattn.execution.block_table import BlockTable
+from kvattn.execution.cascade import Segment, bytes_read, cascade_attend
 from kvattn.execution.context_parallel import context_parallel_attend, context_parallel_bytes
+from kvattn.execution.lazy import lazy_attend, numbers_held
 from kvattn.execution.online import Tiles, online_attend, tiles
 from kvattn.execution.question import Question
 from kvattn.execution.ring import Distributed, Layout, contiguous, ring_attend, ring_bytes
@@ -24,6 +27,8 @@ __all__ = [
     "attend_parts",
     "context_parallel_attend",
     "context_parallel_bytes",
+    "lazy_attend",
+    "numbers_held",
     "ring_attend",
     "ring_bytes",
     "Distributed",
@@ -33,4 +38,8 @@ __all__ = [
     "stripes",
     "zigzag_attend",
     "folded",
+    "BlockTable",
+    "cascade_attend",
+    "Segment",
+    "bytes_read",
 ]
