@@ -18,6 +18,7 @@ from kvattn.typing import Array, Attended
 from kvattn.variants.dense.cross import Cross
 from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.dense.projections import Projections
+from kvattn.variants.dense.sub_norm import SubNorm
 from kvattn.variants.sparse.sinks import KeptSinks
 
 torch = pytest.importorskip("torch", reason="dense layers: compares with torch's modules, kvattn[peers]")
@@ -127,3 +128,23 @@ def test_sinks_and_window_are_a_dense_mask(sinks: int, window: int) -> None:
     assert same(layer.definition(x, at), wanted)
     assert same(stepped(layer, x, (2, 3))[0], wanted)
     assert not same(KeptSinks(w, sinks=sinks, window=window + 1, rotation=turn).definition(x, at), wanted)
+
+
+@pytest.mark.peer("variants/dense/sub_norm", "transformers BitNetAttention", "1e-12: float64")
+def test_the_norm_of_the_mix_is_bitnets() -> None:
+    modeling = pytest.importorskip("transformers.models.bitnet.modeling_bitnet", reason="dense layers: kvattn[peers]")
+    from transformers import BitNetConfig
+
+    w, x, weight = weights(4, 2, 3), drawn(BATCH, T, M, seed=9), 1 + 0.3 * drawn(12, seed=7)
+    sizes = {"hidden_size": M, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 0.125}
+    config = BitNetConfig(**sizes, num_hidden_layers=1, attn_implementation="eager")
+    theirs = modeling.BitNetAttention(config, 0).eval()
+    names = {"q_proj__weight": w.query, "k_proj__weight": w.key, "v_proj__weight": w.value, "o_proj__weight": w.output}
+    fill(theirs, **names, attn_sub_norm__weight=weight)
+    still = tuple(torch.from_numpy(np.full((1, T, 3), value)) for value in (1.0, 0.0))  # cosine 1, sine 0
+    hidden = torch.full((T, T), float("-inf")).triu(1)[None, None]
+    wanted, _ = theirs(torch.from_numpy(x), position_embeddings=still, attention_mask=hidden)
+    layer = Grouped(w, finish=(SubNorm(weight, 0.125),))
+    assert same(layer.definition(x, np.arange(T)), wanted)
+    assert same(stepped(layer, x, (2, 3))[0], wanted)
+    assert not same(Grouped(w, finish=(SubNorm(weight, 0.1),)).definition(x, np.arange(T)), wanted)

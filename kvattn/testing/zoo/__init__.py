@@ -10,15 +10,19 @@ import numpy as np
 
 from kvattn.testing.choices import Choices, Recorded
 from kvattn.testing.laws import Case
+from kvattn.testing.zoo.block_diffusion import block_diffusion
 from kvattn.testing.zoo.cosine import cosine
 from kvattn.testing.zoo.cross import cross
 from kvattn.testing.zoo.gated_delta import gated_delta
 from kvattn.testing.zoo.grouped import grouped
 from kvattn.testing.zoo.indexed import indexed
 from kvattn.testing.zoo.latent import absorbed, expanded
+from kvattn.testing.zoo.longformer import longformer
 from kvattn.testing.zoo.output_gate import output_gate
+from kvattn.testing.zoo.patterns import patterns
 from kvattn.testing.zoo.query_key_norm import query_key_norm
 from kvattn.testing.zoo.sinks import kept_sinks, reindexed_sinks
+from kvattn.testing.zoo.sub_norm import sub_norm
 from kvattn.variants.dense.cross import Cross
 
 ZOO: Mapping[str, Callable[[Choices], Case]] = {
@@ -33,6 +37,10 @@ ZOO: Mapping[str, Callable[[Choices], Case]] = {
     "query_key_norm": query_key_norm,
     "cosine": cosine,
     "output_gate": output_gate,
+    "sub_norm": sub_norm,
+    "block_diffusion": block_diffusion,
+    "longformer": longformer,
+    "patterns": patterns,
 }
 """A case generator for every variant, by name."""
 
