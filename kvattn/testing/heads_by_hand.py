@@ -114,7 +114,7 @@ def sigmoid(ball: Ball) -> Ball:
 
 
 def turn(row: Row, position: int, rotation: Rotary) -> Row:
-    """Pairs as complex numbers; an angle is off by 4·|angle| roundings of float64, cosine and sine by 8.
+    """Pairs as complex numbers; an angle is off by 4 roundings of float64 per radian, cosine and sine by 8.
 
     >>> [round(ball.value, 12) for ball in turn([Ball(1.0), Ball(0.0)], 1, Rotary((math.pi / 2,)))]
     [0.0, 1.0]
