@@ -68,8 +68,6 @@ def test_every_field_of_a_variant_takes_more_than_one_value() -> None:
 
 
 IDLE = {
-    "block_diffusion": {"finish", "mods", "scale", "softcap"},
-    "patterns": {"finish", "mods", "scale", "softcap"},
     "Cross": {"mask", "scale"},
     "Indexed": {"scale"},
     "GatedDelta": {"length_epsilon", "norm_epsilon"},
