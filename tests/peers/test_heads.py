@@ -16,6 +16,7 @@ from kvattn.mods import Bias
 from kvattn.positions import Rotary
 from kvattn.testing.laws import stepped
 from kvattn.variants.dense.cosine import Cosine
+from kvattn.variants.dense.differential import Differential, from_halves, initial, learned
 from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.dense.output_gate import SigmoidGate, SoftplusGate, parted
 from kvattn.variants.dense.projections import Projections
@@ -276,3 +277,27 @@ def test_laguna(gating: str) -> None:
     wanted = output_of(layer, hidden(), angles(TURN))
     ours = Grouped(w, query_key=(norm, TURN), finish=(SoftplusGate(weight),))
     agrees(ours, wanted, Grouped(w, query_key=(norm, TURN), finish=(SigmoidGate(weight),)))
+
+
+@pytest.mark.peer("variants/dense/differential", "transformers DiffLlamaAttention", "1e-13: float64 throughout")
+def test_diffllama() -> None:
+    from transformers.models.diffllama.modeling_diffllama import DiffLlamaAttention, DiffLlamaConfig
+
+    heads, kv_heads, depth = 8, 4, 3
+    sizes = SIZES | {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "hidden_size": 16}
+    layer = DiffLlamaAttention(DiffLlamaConfig(**sizes, **ROPE), depth)
+    theirs = held(layer)
+    a_1, b_1, a_2, b_2 = (0.2 * theirs[f"lambda_{name}"] for name in ("q1", "k1", "q2", "k2"))
+    with torch.no_grad():
+        for name, vector in zip(("q1", "k1", "q2", "k2"), (a_1, b_1, a_2, b_2), strict=True):
+            getattr(layer, f"lambda_{name}").copy_(torch.from_numpy(vector))
+    query, key, value, output = (theirs[f"{name}_proj.weight"] for name in "qkvo")
+    w = Projections(query, key, value, output, heads, kv_heads)
+    x = np.random.default_rng(0).standard_normal((BATCH, T, 16))
+    wanted = output_of(layer, x, angles(TURN))
+    start = initial(depth)
+    ours = Differential(from_halves(w), learned(a_1, b_1, a_2, b_2, start), start, eps=EPS, query_key=(TURN,))
+    np.testing.assert_allclose(stepped(ours, x, (4, 5))[0].out, wanted, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(ours.definition(x, np.arange(T)).out, wanted, rtol=0, atol=1e-13)
+    side_by_side = Differential(w, ours.weight, start, eps=EPS, query_key=(TURN,))
+    assert np.abs(side_by_side.definition(x, np.arange(T)).out - wanted).max() > 1e-3

@@ -71,6 +71,7 @@ IDLE = {
     "Cross": {"mask", "scale"},
     "Indexed": {"scale"},
     "GatedDelta": {"length_epsilon", "norm_epsilon"},
+    "differential": {"scale"},
 }
 """Fields that the zoo leaves alone; the variants' own tests change them."""
 

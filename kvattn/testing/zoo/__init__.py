@@ -13,6 +13,7 @@ from kvattn.testing.laws import Case
 from kvattn.testing.zoo.block_diffusion import block_diffusion
 from kvattn.testing.zoo.cosine import cosine
 from kvattn.testing.zoo.cross import cross
+from kvattn.testing.zoo.differential import differential
 from kvattn.testing.zoo.gated_delta import gated_delta
 from kvattn.testing.zoo.grouped import grouped
 from kvattn.testing.zoo.indexed import indexed
@@ -20,6 +21,7 @@ from kvattn.testing.zoo.latent import absorbed, expanded
 from kvattn.testing.zoo.longformer import longformer
 from kvattn.testing.zoo.output_gate import output_gate
 from kvattn.testing.zoo.patterns import patterns
+from kvattn.testing.zoo.positions_on_rows import multimodal, temperature, xpos
 from kvattn.testing.zoo.query_key_norm import query_key_norm
 from kvattn.testing.zoo.sinks import kept_sinks, reindexed_sinks
 from kvattn.testing.zoo.sub_norm import sub_norm
@@ -41,6 +43,10 @@ ZOO: Mapping[str, Callable[[Choices], Case]] = {
     "block_diffusion": block_diffusion,
     "longformer": longformer,
     "patterns": patterns,
+    "temperature": temperature,
+    "xpos": xpos,
+    "multimodal": multimodal,
+    "differential": differential,
 }
 """A case generator for every variant, by name."""
 
