@@ -11,11 +11,13 @@ from kvattn.execution.block_table import BlockTable
 from kvattn.execution.cascade import Segment, bytes_read, cascade_attend
 from kvattn.execution.context_parallel import context_parallel_attend, context_parallel_bytes
 from kvattn.execution.lazy import lazy_attend, numbers_held
+from kvattn.execution.lookahead import Lookahead
 from kvattn.execution.online import Tiles, online_attend, tiles
 from kvattn.execution.question import Question
 from kvattn.execution.ring import Distributed, Layout, contiguous, ring_attend, ring_bytes
 from kvattn.execution.split import attend_parts, split_attend
 from kvattn.execution.striped import striped_attend, stripes
+from kvattn.execution.tree import commit, tree_attend
 from kvattn.execution.zigzag import folded, zigzag_attend
 
 __all__ = [
@@ -42,4 +44,7 @@ __all__ = [
     "cascade_attend",
     "Segment",
     "bytes_read",
+    "tree_attend",
+    "commit",
+    "Lookahead",
 ]
