@@ -12,10 +12,14 @@ from kvattn.positions.learned import Learned
 from kvattn.positions.linear_interpolation import linear_rotary
 from kvattn.positions.llama3 import llama3_rotary
 from kvattn.positions.longrope import LongRope
+from kvattn.positions.multimodal import Multimodal
 from kvattn.positions.ntk import ntk_rotary
+from kvattn.positions.polar import Polar
 from kvattn.positions.proportional import proportional_rotary
 from kvattn.positions.rotary import Rotary, geometric
 from kvattn.positions.sinusoidal import Sinusoidal
+from kvattn.positions.temperature import Temperature
+from kvattn.positions.xpos import XPos
 from kvattn.positions.yarn import yarn_rotary
 
 __all__ = [
@@ -23,8 +27,12 @@ __all__ = [
     "DynamicNTK",
     "Learned",
     "LongRope",
+    "Multimodal",
+    "Polar",
     "Rotary",
     "Sinusoidal",
+    "Temperature",
+    "XPos",
     "geometric",
     "linear_rotary",
     "llama3_rotary",
