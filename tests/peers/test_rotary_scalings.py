@@ -7,6 +7,7 @@ two mixes 2.4e-6 · f.  Wrong formulas are off by 1e-2 and more.  Turned rows ar
 4096, where an angle of 4096 radians in float32 is off by 2⁻¹² and its frequency by 4096 · 2.4e-6: 1e-2 in all.
 """
 
+from collections.abc import Iterator
 import math
 from typing import Any
 
@@ -21,6 +22,9 @@ from kvattn.positions.longrope import LongRope
 from kvattn.positions.ntk import ntk_frequencies
 from kvattn.positions.proportional import proportional_frequencies
 from kvattn.positions.yarn import yarn_frequencies, yarn_magnitude, yarn_scale_factor
+from kvattn.testing.heads_by_hand import drawn, drawn_projections
+from kvattn.testing.laws import stepped
+from kvattn.variants.dense.before_rotation import BeforeRotation
 
 torch = pytest.importorskip("torch", reason="rotary scalings: transformers runs on torch")
 pytest.importorskip(
@@ -290,3 +294,75 @@ def test_phimoe_there_switches_its_magnitude_and_not_its_frequencies() -> None:
     cosine, _ = modeling.PhimoeRotaryEmbedding(config)(torch.zeros(1), torch.arange(9)[None])
     assert float(cosine[0, 8, 0]) == pytest.approx(2.0 * math.cos(8 * 1.0), abs=1e-5)
     assert float(cosine[0, 8, 0]) != pytest.approx(2.0 * math.cos(8 / 8.0), abs=1e-1)
+
+
+@pytest.fixture
+def _float32_is_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("float32", "float"):
+        monkeypatch.setattr(torch, name, torch.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+DYNAMIC = DynamicNTK(6, 4.0, trained=4, base=100.0)
+LONG = LongRope((1.0, 1.5, 2.0), (1.0, 4.0, 9.0), trained=4, factor=8.0, base=100.0)
+CHANGING: dict[str, tuple[Any, dict[str, Any]]] = {
+    "dynamic": (DYNAMIC, {"rope_type": "dynamic", "factor": 4.0}),
+    "longrope": (
+        LONG,
+        {
+            "rope_type": "longrope",
+            "factor": 8.0,
+            "short_factor": list(LONG.short),
+            "long_factor": list(LONG.long),
+            "original_max_position_embeddings": 4,
+        },
+    ),
+}
+
+
+@pytest.mark.peer(
+    "variants/dense/before_rotation", "transformers LlamaAttention, a fresh call for each length", "1e-12: float64"
+)
+@pytest.mark.usefixtures("_float32_is_float64")
+@pytest.mark.parametrize("name", CHANGING)
+def test_each_token_is_the_last_of_a_call_without_a_cache(name: str) -> None:
+    """And transformers' own cache, whose keys are stale from the trained length on, is not."""
+    modeling = pytest.importorskip("transformers.models.llama.modeling_llama", reason="Llama's code")
+    from transformers import DynamicCache, LlamaConfig
+
+    scheme, given = CHANGING[name]
+    sizes = {"hidden_size": 12, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6}
+    parameters = {"rope_theta": 100.0, **given}
+    config = LlamaConfig(
+        **sizes,
+        num_hidden_layers=1,
+        max_position_embeddings=4,
+        attn_implementation="eager",
+        rope_parameters=parameters,
+    )
+    w, x = drawn_projections(4, 2, hidden=12, width=6, value_width=6), drawn(2, 9, 12, seed=9)
+    attention = modeling.LlamaAttention(config, 0).eval()
+    with torch.no_grad():
+        for theirs_, ours in ((attention.q_proj, w.query), (attention.k_proj, w.key), (attention.v_proj, w.value)):
+            theirs_.weight.copy_(torch.from_numpy(np.ascontiguousarray(ours.T)))
+        attention.o_proj.weight.copy_(torch.from_numpy(np.ascontiguousarray(w.output.T)))
+
+    def called(embedding: Any, start: int, stop: int, cache: Any = None) -> Any:
+        rows, at = torch.from_numpy(x[:, start:stop]), torch.arange(start, stop)[None]
+        hidden = torch.full((stop - start, stop), float("-inf")).triu(start + 1)[None, None]
+        found, _ = attention(
+            rows, position_embeddings=embedding(rows, at), attention_mask=hidden, past_key_values=cache
+        )
+        return found.detach().numpy()[:, -1]
+
+    found, _ = stepped(BeforeRotation(w, scheme), x, (1, 5, 6))
+    kept, cache = modeling.LlamaRotaryEmbedding(config), DynamicCache()
+    for t in range(9):
+        anew = called(modeling.LlamaRotaryEmbedding(config), 0, t + 1)
+        assert np.abs(found.out[:, t] - anew).max() < 1e-12
+        decoded = called(kept, t, t + 1, cache)
+        assert (np.abs(found.out[:, t] - decoded).max() < 1e-12) == (t < 4)

@@ -72,6 +72,8 @@ IDLE = {
     "Indexed": {"scale"},
     "GatedDelta": {"length_epsilon", "norm_epsilon"},
     "differential": {"scale"},
+    "before_rotation": {"finish", "scale"},
+    "rotary_scalings": {"finish", "mods", "scale"},
 }
 """Fields that the zoo leaves alone; the variants' own tests change them."""
 

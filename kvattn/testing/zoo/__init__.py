@@ -10,6 +10,7 @@ import numpy as np
 
 from kvattn.testing.choices import Choices, Recorded
 from kvattn.testing.laws import Case
+from kvattn.testing.zoo.before_rotation import before_rotation
 from kvattn.testing.zoo.block_diffusion import block_diffusion
 from kvattn.testing.zoo.cosine import cosine
 from kvattn.testing.zoo.cross import cross
@@ -23,6 +24,7 @@ from kvattn.testing.zoo.output_gate import output_gate
 from kvattn.testing.zoo.patterns import patterns
 from kvattn.testing.zoo.positions_on_rows import multimodal, temperature, xpos
 from kvattn.testing.zoo.query_key_norm import query_key_norm
+from kvattn.testing.zoo.rotary_scalings import rotary_scalings
 from kvattn.testing.zoo.sinks import kept_sinks, reindexed_sinks
 from kvattn.testing.zoo.sub_norm import sub_norm
 from kvattn.variants.dense.cross import Cross
@@ -47,6 +49,8 @@ ZOO: Mapping[str, Callable[[Choices], Case]] = {
     "xpos": xpos,
     "multimodal": multimodal,
     "differential": differential,
+    "before_rotation": before_rotation,
+    "rotary_scalings": rotary_scalings,
 }
 """A case generator for every variant, by name."""
 
