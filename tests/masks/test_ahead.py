@@ -80,6 +80,7 @@ def legal_by_hand(mask: Mask, cut: int) -> bool:
 
 
 @pytest.mark.by_hand("masks/ahead")
+@pytest.mark.no_peer("masks/ahead", "no library was found that refuses such a step")
 @pytest.mark.law("masks/ahead", "legal cuts equal one step, others raise", "bits")
 @pytest.mark.parametrize(("mask", "legal"), [*((m, set(range(LENGTH + 1))) for m in CAUSAL), *AHEAD], ids=repr)
 def test_legal_cuts_are_exact_and_others_are_refused(mask: Mask, legal: set[int]) -> None:

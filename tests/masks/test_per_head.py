@@ -8,8 +8,12 @@ import pytest
 
 from kvattn.errors import ArgumentError, ShapeError
 from kvattn.masks import Causal, Explicit, PerHead, Sink, Strided, Window
+from kvattn.testing.laws import LawError, same_bits, stepped
 from kvattn.testing.mask_laws import check_blocks, check_pairs, check_rule
-from kvattn.typing import Answer, Span
+from kvattn.typing import Answer, Attended, Span
+from kvattn.variants.dense.grouped import Grouped
+from kvattn.variants.dense.projections import Projections
+from kvattn.variants.sparse.sinks import KeptSinks
 
 DUO = PerHead((Causal(), Causal() & (Sink(2) | Window(3)), Causal(), Causal() & (Sink(2) | Window(3))))
 
@@ -54,6 +58,41 @@ def test_a_mask_inside_is_asked_for_its_own_head_and_sequence() -> None:
 
 def test_one_mask_serves_every_head() -> None:
     check_rule(PerHead([Causal()]), lambda b, h, q, k: k <= q, range(4), range(4), heads=3)
+
+
+def head_parts(sinks: int, window: int) -> tuple[Grouped, Grouped, KeptSinks]:
+    """DuoAttention over two key/value heads, and the same as two layers, of which one forgets.
+
+    The output matrix is the identity, so that a layer's output is its heads side by side, exactly.
+    """
+    rng = np.random.default_rng(2)
+    query, key, value = (rng.normal(size=(12, n * 3)) for n in (4, 2, 2))
+    mask = PerHead([Causal()] * 2 + [Causal() & (Sink(2) | Window(3))] * 2)
+    whole = Grouped(Projections(query, key, value, np.eye(12), heads=4, kv_heads=2), mask)
+    one, two = (
+        Projections(query[:, 6 * n : 6 * n + 6], key[:, keys], value[:, keys], np.eye(12)[6 * n : 6 * n + 6], 2, 1)
+        for n, keys in enumerate((slice(0, 3), slice(3, 6)))
+    )
+    return whole, Grouped(one), KeptSinks(two, sinks, window, page=1)
+
+
+@pytest.mark.law("masks/per_head: duo attention", "eviction per head is invisible", "bits")
+@pytest.mark.parametrize(("length", "cuts"), [(9, tuple(range(1, 9))), (14, (5, 6, 11)), (300, (250, 258, 299))])
+def test_what_streaming_heads_forget_is_invisible(length: int, cuts: tuple[int, ...]) -> None:
+    x = np.random.default_rng(1).normal(size=(2, length, 12))
+    whole, retrieval, streaming = head_parts(2, 3)
+    together, _ = stepped(whole, x, cuts)
+
+    def apart(layer: KeptSinks) -> Attended:
+        kept, _ = stepped(retrieval, x, cuts)
+        evicting, cache = stepped(layer, x, cuts)
+        assert len(cache.remembered(0)) < length
+        return Attended(kept.out + evicting.out, np.concatenate([kept.lse, evicting.lse], axis=1))
+
+    same_bits("eviction per head is invisible", together, apart(streaming))
+    for sinks, window in ((1, 3), (2, 2)):
+        with pytest.raises(LawError, match="eviction per head"):
+            same_bits("eviction per head is invisible", together, apart(head_parts(sinks, window)[2]))
 
 
 @dataclass(frozen=True, repr=False)
