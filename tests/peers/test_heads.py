@@ -15,6 +15,7 @@ import pytest
 from kvattn.mods import Bias
 from kvattn.positions import Rotary
 from kvattn.testing.laws import stepped
+from kvattn.variants.compressed.tied import SharedProjection, SharedRow, TurnBack, tied
 from kvattn.variants.dense.cosine import Cosine
 from kvattn.variants.dense.differential import Differential, from_halves, initial, learned
 from kvattn.variants.dense.grouped import Grouped
@@ -301,3 +302,61 @@ def test_diffllama() -> None:
     np.testing.assert_allclose(ours.definition(x, np.arange(T)).out, wanted, rtol=0, atol=1e-13)
     side_by_side = Differential(w, ours.weight, start, eps=EPS, query_key=(TURN,))
     assert np.abs(side_by_side.definition(x, np.arange(T)).out - wanted).max() > 1e-3
+
+
+@pytest.mark.peer(
+    "variants/compressed/tied: projection", "transformers Gemma4TextAttention", "1e-13: float64 throughout"
+)
+def test_gemma4_shared_projection() -> None:
+    from transformers.models.gemma4.modeling_gemma4 import Gemma4TextAttention, Gemma4TextConfig
+
+    config = Gemma4TextConfig(
+        **SIZES,
+        attention_k_eq_v=True,
+        global_head_dim=D,
+        num_global_key_value_heads=KV_HEADS,
+        layer_types=["sliding_attention", "full_attention"],
+        num_kv_shared_layers=0,
+    )
+    layer = Gemma4TextAttention(config, 1)
+    theirs = held(layer)
+    assert layer.v_proj is None
+    query, key, output = (theirs[f"{name}_proj.weight"] for name in "qko")
+    norm = HeadRmsNorm(theirs["q_norm.weight"], theirs["k_norm.weight"], EPS)
+    wanted = output_of(layer, hidden(), angles(TURN), shared_kv_states={})
+    w = tied(query, key, output, HEADS, KV_HEADS)
+    ours = SharedProjection(w, norm, rotation=TURN, scale=1.0)
+    agrees(ours, wanted, SharedRow(w, query_key=(norm, TURN), scale=1.0))
+
+
+@pytest.mark.peer("variants/compressed/tied: row", "transformers DeepseekV4Attention", "1e-13: float64 throughout")
+def test_deepseek_v4_shared_row() -> None:
+    """Without ε the low-rank query path is a matrix: each query's norm takes the path's own norm away."""
+    from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4Attention, DeepseekV4Config
+
+    rope, rank, groups, group_rank = 4, 5, 2, 3
+    sizes = SIZES | {"num_key_value_heads": 1, "rms_norm_eps": 0.0}
+    config = DeepseekV4Config(
+        **sizes,
+        q_lora_rank=rank,
+        o_lora_rank=group_rank,
+        o_groups=groups,
+        layer_types=["sliding_attention"] * 2,
+        sliding_window=64,
+    )
+    layer = DeepseekV4Attention(config, 0)
+    theirs = held(layer)
+    down, up = theirs["q_a_proj.weight"] * theirs["q_a_norm.weight"], theirs["q_b_proj.weight"]
+    parts = theirs["o_a_proj.weight"].T.reshape(groups, group_rank, -1)
+    inner = np.zeros((HEADS * D, groups * group_rank))
+    for n, part in enumerate(parts):
+        rows = slice(n * part.shape[1], (n + 1) * part.shape[1])
+        inner[rows, n * group_rank : (n + 1) * group_rank] = part.T
+    w = tied(down @ up, theirs["kv_proj.weight"], inner @ theirs["o_b_proj.weight"], HEADS, 1)
+    turn = Rotary.of(rope, layout="adjacent", start=-rope)
+    turned = np.arange(T)[:, None] * np.array(turn.frequencies)
+    halves = torch.from_numpy(np.cos(turned))[None], torch.from_numpy(np.sin(turned))[None]
+    wanted = output_of(layer, hidden(), {"main": halves}, position_ids=torch.arange(T)[None])
+    norm = HeadRmsNorm(None, theirs["kv_norm.weight"], 0.0)
+    ours = SharedRow(w, query_key=(norm, turn), finish=(TurnBack(turn),), sinks=theirs["sinks"])
+    agrees(ours, wanted, SharedRow(w, query_key=(norm, turn), sinks=theirs["sinks"]))

@@ -15,18 +15,29 @@ from kvattn.testing.zoo.block_diffusion import block_diffusion
 from kvattn.testing.zoo.cosine import cosine
 from kvattn.testing.zoo.cross import cross
 from kvattn.testing.zoo.differential import differential
+from kvattn.testing.zoo.disentangled import disentangled
+from kvattn.testing.zoo.fire import fire
+from kvattn.testing.zoo.forgetting import forgetting
 from kvattn.testing.zoo.gated_delta import gated_delta
 from kvattn.testing.zoo.grouped import grouped
 from kvattn.testing.zoo.indexed import indexed
+from kvattn.testing.zoo.kerple import kerple
 from kvattn.testing.zoo.latent import absorbed, expanded
+from kvattn.testing.zoo.log_cpb import grid_bias
 from kvattn.testing.zoo.longformer import longformer
 from kvattn.testing.zoo.output_gate import output_gate
 from kvattn.testing.zoo.patterns import patterns
 from kvattn.testing.zoo.positions_on_rows import multimodal, temperature, xpos
 from kvattn.testing.zoo.query_key_norm import query_key_norm
+from kvattn.testing.zoo.relative_projection import relative_projection
 from kvattn.testing.zoo.rotary_scalings import rotary_scalings
+from kvattn.testing.zoo.sandwich import sandwich
+from kvattn.testing.zoo.shaw import shaw
 from kvattn.testing.zoo.sinks import kept_sinks, reindexed_sinks
 from kvattn.testing.zoo.sub_norm import sub_norm
+from kvattn.testing.zoo.t5_buckets import t5_buckets
+from kvattn.testing.zoo.tied import shared_projection, shared_row
+from kvattn.testing.zoo.transformer_xl import transformer_xl
 from kvattn.variants.dense.cross import Cross
 
 ZOO: Mapping[str, Callable[[Choices], Case]] = {
@@ -51,6 +62,18 @@ ZOO: Mapping[str, Callable[[Choices], Case]] = {
     "differential": differential,
     "before_rotation": before_rotation,
     "rotary_scalings": rotary_scalings,
+    "disentangled": disentangled,
+    "fire": fire,
+    "forgetting": forgetting,
+    "kerple": kerple,
+    "grid_bias": grid_bias,
+    "relative_projection": relative_projection,
+    "sandwich": sandwich,
+    "shaw": shaw,
+    "t5_buckets": t5_buckets,
+    "transformer_xl": transformer_xl,
+    "shared_projection": shared_projection,
+    "shared_row": shared_row,
 }
 """A case generator for every variant, by name."""
 
