@@ -9,12 +9,14 @@ True
 
 from kvattn.execution.block_table import BlockTable
 from kvattn.execution.cascade import Segment, bytes_read, cascade_attend
+from kvattn.execution.chunked_prefill import Work, chunked_attend, chunked_cost, plan
 from kvattn.execution.context_parallel import context_parallel_attend, context_parallel_bytes
 from kvattn.execution.lazy import lazy_attend, numbers_held
 from kvattn.execution.lookahead import Lookahead
 from kvattn.execution.online import Tiles, online_attend, tiles
 from kvattn.execution.question import Question
 from kvattn.execution.ring import Distributed, Layout, contiguous, ring_attend, ring_bytes
+from kvattn.execution.smoothing import int8_round_trip, mean_key, smoothed_attend
 from kvattn.execution.split import attend_parts, split_attend
 from kvattn.execution.striped import striped_attend, stripes
 from kvattn.execution.tree import commit, tree_attend
@@ -47,4 +49,11 @@ __all__ = [
     "tree_attend",
     "commit",
     "Lookahead",
+    "chunked_attend",
+    "chunked_cost",
+    "plan",
+    "Work",
+    "smoothed_attend",
+    "mean_key",
+    "int8_round_trip",
 ]
