@@ -32,6 +32,7 @@ def before_rotation(choices: Choices) -> Case:
         mask,
         query_key=(norm,) if normed else (),
         mods=(Alibi.of(weights.heads),) if choices.integer(0, 1, "alibi") else (),
+        scale=pick(choices, (None, 0.3), "scale"),
         softcap=pick(choices, (None, 1.5), "softcap"),
         sinks=sinks_of(choices, weights.heads, dtype),
         page=page,
