@@ -23,6 +23,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE / "_extensions")]
 
 import catalogue  # noqa: E402 a file beside this one
 
+from kvattn.testing.disagreements import DISAGREEMENTS  # noqa: E402
 from kvattn.testing.laws import LAWS  # noqa: E402
 
 project = "kvattn"
@@ -112,10 +113,12 @@ def finish_module(_app: Sphinx, what: str, name: str, _obj: object, _options: ob
     lines += ["", ".. testsetup::", "", "   import importlib", f"   globals().update({names})"]
 
 
-def fill_catalogue(_app: Sphinx, name: str, source: list[str]) -> None:
-    """Put the table that the tests make where the page of the catalogue asks for it."""
+def fill_tables(_app: Sphinx, name: str, source: list[str]) -> None:
+    """Put the tables that the tests and the questions make where a page asks for them."""
     if name == "reference/catalogue":
         source[0] = source[0].replace("<!-- the table -->", catalogue.table(catalogue.rows(HERE.parent), len(LAWS)))
+    if name == "explain/where-libraries-differ":
+        source[0] = source[0].replace("<!-- the table -->", catalogue.questions(DISAGREEMENTS))
 
 
 def setup(app: Sphinx) -> None:
@@ -132,5 +135,5 @@ def setup(app: Sphinx) -> None:
         if listener.handler.__module__.startswith("numpydoc"):
             app.disconnect(listener.id)  # reads signatures out of docstrings, and stumbles over type aliases
     app.connect("missing-reference", find_elsewhere)
-    app.connect("source-read", fill_catalogue)
+    app.connect("source-read", fill_tables)
     app.connect("autodoc-process-docstring", finish_module, priority=900)

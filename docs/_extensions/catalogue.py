@@ -7,10 +7,13 @@ skipped, is CI's business.  ``tests/house/test_catalogue.py`` asks for a line wi
 """
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 import re
+from typing import Any
+
+import numpy as np
 
 KINDS = ("by_hand", "peer", "no_peer", "law")
 
@@ -162,3 +165,34 @@ def table(found: Mapping[str, Row], laws: int) -> str:
 
 def _words(parts: list[str]) -> str:
     return "; ".join(dict.fromkeys(parts))
+
+
+def questions(asked: Mapping[str, Callable[[], Any]]) -> str:
+    """Every question of `kvattn.testing.disagreements`: its readings, and the numbers that tell them apart."""
+    lines = []
+    for name, question in asked.items():
+        case = question()
+        page = f"{{py:mod}}`{case.row.rpartition('/')[2]} <kvattn.{case.row.replace('/', '.')}>`"
+        lines += [
+            f"## {case.question}",
+            "",
+            f"`{name}`, see {page}.",
+            "",
+            "| reading | who | the result begins |",
+            "|---|---|---|",
+        ]
+        for reading in case.readings:
+            numbers = np.ravel(reading.result[_telling(case.readings)] if reading.result.ndim > 1 else reading.result)
+            shown = ", ".join(f"{number:.4g}" for number in numbers[:6])
+            lines.append(
+                f"| {reading.says} | {', '.join(reading.who)} | `{shown}` |".replace("<=", "≤").replace(">=", "≥")
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _telling(readings: Sequence[Any]) -> int:
+    """The first row in which all readings differ, else the first in which some do."""
+    first, *others = (np.nan_to_num(reading.result, nan=-1.0) for reading in readings)
+    apart = [[float(np.abs(first[row] - other[row]).max()) > 0.01 for other in others] for row in range(len(first))]
+    return max(range(len(first)), key=lambda row: (sum(apart[row]), -row))

@@ -1,0 +1,47 @@
+"""Questions about scalings for long contexts: what is rounded, and which length counts."""
+
+import numpy as np
+
+from kvattn.positions.longrope import LongRope
+from kvattn.positions.yarn import yarn_frequencies
+from kvattn.testing.disagreements.reading import Disagreement, Reading
+
+
+def yarn_borders() -> Disagreement:
+    """Eight pairs, four times a trained length of 64.
+
+    >>> [reading.result[1:5].round(4).tolist() for reading in yarn_borders().readings]
+    [[0.2372, 0.05, 0.0079, 0.0025], [0.1986, 0.0256, 0.0079, 0.0025]]
+    """
+    results = [
+        np.array(yarn_frequencies(16, factor=4.0, trained=64, base=10000.0, truncate=truncate))
+        for truncate in (True, False)
+    ]
+    return Disagreement(
+        "Are the borders of YaRN's ramp rounded to whole pairs?",
+        "positions/yarn",
+        {"width": 16, "factor": 4.0, "trained": 64, "base": 10000.0},
+        (
+            Reading("yes", ("transformers unless told", "mlx-lm always", "DeepSeek"), results[0]),
+            Reading("no: truncate=False", ("gpt-oss",), results[1]),
+        ),
+    )
+
+
+def longrope_list() -> Disagreement:
+    """Length 3 where 4 were trained: short factors 1, long factors 2.
+
+    >>> [reading.result.tolist() for reading in longrope_list().readings]
+    [[1.0, 0.01], [0.5, 0.005]]
+    """
+    scheme = LongRope(short=(1.0, 1.0), long=(2.0, 2.0), trained=4, factor=2.0)
+    short, long = (np.array(scheme.frequencies_at(length)) for length in (3, 5))
+    return Disagreement(
+        "Below the trained length, which list of factors does LongRoPE take?",
+        "positions/longrope",
+        {"short": (1.0, 1.0), "long": (2.0, 2.0), "trained": 4, "length": 3},
+        (
+            Reading("the short one", ("transformers",), short),
+            Reading("the long one, always", ("mlx-lm SuScaledRoPE",), long),
+        ),
+    )
