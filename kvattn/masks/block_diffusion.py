@@ -12,7 +12,7 @@ The mask for decoding has no second copy: it is ``BlockWise(n, Causal())``.
 
 Cached per token: nothing; training has no cache.  When decoding, committed blocks are, and a noisy
 block is appended, rolled back, and appended again until it is final.
-Source: Arriola et al. 2025, BD3-LM (arXiv 2503.09573) §3.1, appendix B.6.
+Source: Arriola et al. 2025, BD3-LM (arXiv 2503.09573) §3.1, and the masks in its supplement.
 
 Where libraries differ: tokens of both copies stand at the same *place* in the text, so a positional
 scheme must be given ``p mod N``; some implementations put the clean copy first.

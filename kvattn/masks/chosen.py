@@ -7,11 +7,12 @@ block of queries.  Which ones is data, not a seed: the table is part of the trai
 
 Shapes: ``table [R, r]`` or ``[H|1, R, r]`` integers, row q for the query at position q; a negative
 entry chooses nothing, and an entry may repeat.  Cached per token: nothing of its own.
-Source: Zaheer et al. 2020, BigBird (arXiv 2007.14062) §2; Appendix D for blocks.
+Source: Zaheer et al. 2020, BigBird (arXiv 2007.14062) §2.
 
 Where libraries differ: transformers draws the table from numpy's global generator with the layer's
-number as seed, leaves out the first and last row of blocks, which see everything, and since version 5
-uses zeros outside training.
+number as seed, and leaves out the first and last row of blocks, which see everything.  Outside
+training its table is all zeros, and block 0, global already, then counts 1 + r times in the softmax:
+no mask says that.
 """
 
 from dataclasses import dataclass, field

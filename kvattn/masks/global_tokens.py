@@ -14,6 +14,7 @@ Where libraries differ: transformers marks them per sequence in ``global_attenti
 computes them with projections of their own (`kvattn.variants.sparse.longformer`), BigBird does not.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -123,7 +124,7 @@ def _sorted(positions: Sequence[int] | Positions) -> tuple[int, ...]:
 
 
 def _listed(positions: Sequence[int] | Positions, span: Span) -> Answer:
-    inside = sum(span.low <= position <= span.high for position in positions)
+    inside = bisect_right(positions, span.high) - bisect_left(positions, span.low)
     if inside == span.high - span.low + 1:
         return Answer.ALL
     return Answer.LOOK if inside else Answer.NONE

@@ -16,7 +16,7 @@ Cost: projections as `Grouped`, with ``G_k`` and ``G_v`` for every token and ``G
 over the blocks that the window and the global keys touch, and over all blocks for tiles that hold a
 global query.
 
-Source: Beltagy et al. 2020 (arXiv 2004.05150) §3.1; §3.2 for the second projections.
+Source: Beltagy et al. 2020 (arXiv 2004.05150) §3.1.
 Where libraries differ: ``attention_window`` of transformers counts both sides, r = window / 2; its
 LongformerSelfAttention has no output projection; its LED decoder is fully causal, which is `Grouped`.
 """
