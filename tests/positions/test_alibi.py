@@ -8,8 +8,9 @@ import pytest
 
 from kvattn.errors import ArgumentError
 from kvattn.positions import Alibi
-from kvattn.positions.alibi import slopes
+from kvattn.positions.alibi import KeyAlibi, SymmetricAlibi, mpt_slopes, power_slopes, slopes
 from kvattn.typing import Place
+from tests.positions.scored import DTYPES, Ball, Pair, bent, example, full
 
 
 def by_hand(heads: int) -> list[Fraction]:
@@ -72,6 +73,79 @@ def test_mpt_writes_the_same_table_in_other_words(heads: int) -> None:
     assert slopes(heads) == (longer if above == heads else (longer[1::2] + longer[::2])[:heads])
 
 
+SLOPES = (0.5, 0.25, 2.0, 0.0)
+
+
+@pytest.mark.by_hand("positions/alibi")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_layer_equals_by_hand(dtype: Any) -> None:
+    def score(pair: Pair) -> Ball:
+        return pair.product - pair.told(SLOPES[pair.h] * (pair.i - pair.j))
+
+    assert example(Alibi(SLOPES), score, dtype).gap() <= 1
+    assert example(Alibi(SLOPES[::-1]), score, dtype).gap() > 2
+    assert example(KeyAlibi(SLOPES), score, dtype).gap() > 2  # the lse sees it
+
+
+@pytest.mark.by_hand("positions/alibi: of keys")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_layer_of_keys_equals_by_hand(dtype: Any) -> None:
+    def score(pair: Pair) -> Ball:
+        return pair.product + pair.told(SLOPES[pair.h] * pair.j)
+
+    assert example(KeyAlibi(SLOPES), score, dtype).gap() <= 1
+    assert example(Alibi(SLOPES), score, dtype).gap() > 2
+
+
+@pytest.mark.by_hand("positions/alibi: symmetric")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_symmetric_penalty_equals_by_hand(dtype: Any) -> None:
+    def score(pair: Pair) -> Ball:
+        return pair.product - pair.told(SLOPES[pair.h] * abs(pair.i - pair.j))
+
+    assert example(SymmetricAlibi(SLOPES), score, dtype).gap() <= 1
+    assert bent(SymmetricAlibi(SLOPES), [4], [2, 6], 4)[:, 0].tolist() == [[-2 * s, -2 * s] for s in SLOPES]
+    assert bent(Alibi(SLOPES), [4], [2, 6], 4)[:, 0].tolist() == [[-2 * s, 2 * s] for s in SLOPES]
+
+
+def test_blooms_form_differs_by_a_constant_per_row_which_the_lse_sees() -> None:
+    def score(pair: Pair) -> Ball:
+        return pair.product
+
+    plain, keys = (example(mod, score) for mod in (Alibi(SLOPES), KeyAlibi(SLOPES)))
+    one, other = (full(each.layer, each.x) for each in (plain, keys))
+    assert np.allclose(one.out, other.out, rtol=0, atol=1e-14)
+    more = np.array(SLOPES)[None, :, None] * np.arange(6)
+    assert np.allclose(other.lse - one.lse, more, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("heads", range(1, 40))
+def test_where_the_tables_in_use_differ(heads: int) -> None:
+    """The power-of-two rule is the paper's for powers of two alone; MPT's is the paper's for any number."""
+    assert (power_slopes(heads) == slopes(heads)) == (heads & (heads - 1) == 0)
+    assert mpt_slopes(heads) == slopes(heads)
+    assert mpt_slopes(heads, 4.0) != slopes(heads)
+    assert len(mpt_slopes(heads, 4.0)) == heads
+
+
+def test_twelve_heads_in_three_tables() -> None:
+    """The numbers that the page prints, of heads 0, 8 and 11."""
+    paper, power, gentle = slopes(12), power_slopes(12), mpt_slopes(12, 4)
+    assert [paper[h] for h in (0, 8, 11)] == [2**-1, 2**-0.5, 2**-3.5]
+    assert [power[h] for h in (0, 8, 11)] == [2 ** (-8 / 12), 2**-6, 2**-8]
+    assert [gentle[h] for h in (0, 8, 11)] == [2**-0.5, 2**-0.25, 2**-1.75]
+
+
+def test_falcon_scales_the_penalty_and_some_heads_have_none() -> None:
+    assert Alibi.of(2).scaled(1 / 8).slopes == (slopes(2)[0] / 8, slopes(2)[1] / 8)
+    assert Alibi.of(2).padded(3).slopes == (*slopes(2), 0.0)
+    assert (bent(Alibi.of(2).padded(3), [9], [0, 4], 3)[2] == 0).all()
+    with pytest.raises(ArgumentError, match=r"^heads must be an integer >= 2, got 1$"):
+        Alibi.of(2).padded(1)
+    with pytest.raises(ArgumentError, match=r"^factor must be a finite number, got nan$"):
+        Alibi.of(2).scaled(float("nan"))
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_it_equals_the_penalty_by_hand(dtype: Any) -> None:
     alibi, q, k = Alibi.of(6), [3, 4, 9], [0, 3, 4, 12]
@@ -112,12 +186,16 @@ def test_moving_all_positions_alike_changes_nothing() -> None:
     ("call", "words"),
     [
         (lambda: Alibi.of(0), r"^heads must be an integer >= 1, got 0$"),
+        (lambda: power_slopes(0), r"^heads must be an integer >= 1, got 0$"),
+        (lambda: mpt_slopes(2, 0.0), r"^exponent must be a finite number above 0, got 0\.0$"),
+        (lambda: SymmetricAlibi(()), r"^slopes must be a non-empty sequence of finite numbers, got \(\)$"),
+        (lambda: KeyAlibi((float("nan"),)), r"^slopes\[0\] must be a finite number, got nan$"),
         (lambda: Alibi.of(True), r"^heads must be an integer >= 1, got True$"),
         (lambda: Alibi(()), r"^slopes must be a non-empty sequence of finite numbers, got \(\)$"),
         (lambda: Alibi((0.5, float("inf"))), r"^slopes\[1\] must be a finite number, got inf$"),
         (lambda: Alibi((True,)), r"^slopes\[0\] must be a finite number, got True$"),
     ],
-    ids=range(5),
+    ids=range(9),
 )
 def test_a_bad_argument_is_named(call: Any, words: str) -> None:
     with pytest.raises(ArgumentError, match=words):

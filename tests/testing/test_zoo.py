@@ -73,6 +73,7 @@ IDLE = {
     "GatedDelta": {"length_epsilon", "norm_epsilon"},
     "differential": {"scale"},
     "BeforeRotation": {"finish"},
+    "alibi": {"finish"},
     "disentangled": {"finish"},
     "fire": {"finish"},
     "forgetting": {"finish"},

@@ -13,6 +13,7 @@ from kvattn.testing.laws import Case
 from kvattn.testing.zoo.before_rotation import before_rotation
 from kvattn.testing.zoo.block_diffusion import block_diffusion
 from kvattn.testing.zoo.cosine import cosine
+from kvattn.testing.zoo.alibi import alibi
 from kvattn.testing.zoo.cross import cross
 from kvattn.testing.zoo.differential import differential
 from kvattn.testing.zoo.disentangled import disentangled
@@ -62,6 +63,7 @@ ZOO: Mapping[str, Callable[[Choices], Case]] = {
     "differential": differential,
     "before_rotation": before_rotation,
     "rotary_scalings": rotary_scalings,
+    "alibi": alibi,
     "disentangled": disentangled,
     "fire": fire,
     "forgetting": forgetting,
