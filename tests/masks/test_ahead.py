@@ -43,6 +43,7 @@ CAUSAL: list[Mask] = [
     Causal() & Document([0] * 5 + [1] * 9),
     PerHead((Strided(2), Causal() & Columns(4, 3))),
     Causal() & BlockWise(2, Window(2) | Columns(4, 1)),
+    Causal() | (Window(1, ahead=2) & ~Window(3, ahead=2)),  # no block answer is certain, no pair is ahead
 ]
 AHEAD: list[tuple[Mask, set[int]]] = [
     (Causal() | Prefix(5), {0, *range(5, LENGTH + 1)}),
@@ -198,3 +199,50 @@ def test_a_causal_mask_costs_one_answer() -> None:
     watched: Any = Watched()
     check_cut(watched, [10**9], 1, heads=1)
     assert asked == [Span(0, 10**9 - 1)]
+
+
+def refuses(mask: Mask, past: int, new: int) -> bool:
+    return first_ahead(mask, 0, past, new, heads=2) is not None
+
+
+def last_query_only(mask: Mask, past: int, new: int) -> bool:
+    heads = np.arange(2)[:, None, None]
+    return past > 0 and bool(np.any(mask(0, heads, np.array([[past - 1]]), np.arange(past, past + new))))
+
+
+def first_key_only(mask: Mask, past: int, new: int) -> bool:
+    heads = np.arange(2)[:, None, None]
+    return new > 0 and bool(np.any(mask(0, heads, np.arange(past)[:, None], np.array([past]))))
+
+
+def first_head_only(mask: Mask, past: int, new: int) -> bool:
+    return first_ahead(mask, 0, past, new, heads=1) is not None
+
+
+def unsure_is_no(mask: Mask, past: int, new: int) -> bool:
+    spans = Span(0, past - 1), Span(past, past + new - 1)
+    return past > 0 and new > 0 and mask.block(0, *spans) is not Answer.NONE
+
+
+def new_queries(mask: Mask, past: int, new: int) -> bool:
+    """Looks ahead from the step, behind its end: refuses every encoder, whose window always reaches further."""
+    heads, q = np.arange(2)[:, None, None], np.arange(past, past + new)[:, None]
+    return new > 0 and bool(np.any(mask(0, heads, q, np.arange(past + new, past + new + 5))))
+
+
+TOLD = [*((mask, set(range(LENGTH + 1))) for mask in CAUSAL), *AHEAD]
+BOUNDED = (Neighbourhood, Document)
+"""Masks that know no key behind the text."""
+
+
+@pytest.mark.parametrize("guard", [last_query_only, first_key_only, first_head_only, unsure_is_no, new_queries])
+def test_a_wrong_guard_is_rejected(guard: Any) -> None:
+    told = [(m, legal) for m, legal in TOLD if not isinstance(m, BOUNDED) and "Document" not in repr(m)]
+
+    def right(check: Any) -> bool:
+        return all(
+            check(mask, cut, LENGTH - cut) == (cut not in legal) for mask, legal in told for cut in range(LENGTH + 1)
+        )
+
+    assert right(refuses)
+    assert not right(guard)
