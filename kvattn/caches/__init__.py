@@ -7,6 +7,7 @@ Paged(Latent, page=16, lengths=(3,))
 """
 
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
+from kvattn.caches.layered import Layered
 from kvattn.caches.paged import Paged, live_bytes
 from kvattn.caches.pool import BlockPool, Handle
 from kvattn.caches.rows import Field, KeyValue, Latent, Schema, key_value, latent
@@ -19,6 +20,7 @@ __all__ = [
     "Static",
     "SinkWindow",
     "Snapshots",
+    "Layered",
     "BlockPool",
     "Handle",
     "Schema",

@@ -71,7 +71,7 @@ IDLE = {
     "Cross": {"mask", "scale"},
     "Indexed": {"scale"},
     "GatedDelta": {"length_epsilon", "norm_epsilon"},
-    "differential": {"scale"},
+    "Differential": {"scale"},
     "BeforeRotation": {"finish"},
     "alibi": {"finish"},
     "disentangled": {"finish"},
