@@ -23,7 +23,8 @@ order; the others are their released code.
 Where libraries differ: the sections of a configuration are counted in pairs, and Qwen2-VL's first code doubled
 them for both halves; Qwen3-VL's leftover pairs, the slowest, follow time.  ERNIE's sections are named (h, w, t).
 After an image, text goes on from the largest coordinate plus one, which is less than the number of tokens:
-transformers keeps the difference as ``rope_deltas``.  For video Qwen2.5-VL scales time by seconds.
+transformers keeps the difference as ``rope_deltas``, and counts rows and columns alone, so that text behind a video of
+more frames than both meets its coordinates again.  For video Qwen2.5-VL scales time by seconds.
 """
 
 from collections.abc import Sequence

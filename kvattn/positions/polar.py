@@ -12,7 +12,7 @@ half of the 2D features would suggest another.
 Cost: per feature a softplus (two transcendentals, two operations) and two products; per query position and
 frequency a product, a cosine and a sine; per key position, and for each head, an addition, a cosine and a sine more.
 
-Source: Gopalakrishnan et al. 2025 (2509.10534) §3.
+Source: Gopalakrishnan et al. 2025 (2509.10534), the definition of PoPE's score, with its bias δ on keys.
 
 Where libraries differ: PoPE-pytorch lays cosine and sine of a feature side by side, x-transformers as here; scores
 are the same.  Both clamp δ to [-2π, 0] at every call, and start it at 0 or anywhere in there.

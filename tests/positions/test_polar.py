@@ -84,7 +84,6 @@ def wanted_scores(q: Any, k: Any) -> Any:
 
 
 @pytest.mark.by_hand("positions/polar")
-@pytest.mark.no_peer("positions/polar: attention", "no model of transformers uses it; rows are compared in tests/peers")
 def test_scores_are_the_papers_sum() -> None:
     q, k = drawn(HEADS, T, D), drawn(KV_HEADS, T, D, seed=1)
     assert np.abs(scores_of(POLAR, q, k, np.array(PLACES)) - wanted_scores(q, k)).max() < 1e-11
