@@ -13,6 +13,7 @@ from kvattn.masks import Causal
 from tests.execution.questions import distance, distance_by_hand, questions
 
 
+@pytest.mark.no_peer("execution/smoothing", "SageAttention's kernels need Triton and a GPU")
 @pytest.mark.by_hand("execution/smoothing")
 @given(questions(softcaps=(None,)))
 def test_it_equals_the_answer_by_hand(question: Question) -> None:
