@@ -92,6 +92,8 @@ def tree_attend(
     count = len(tree.parents)
     if tree.start != cache.length:
         raise ArgumentError(f"tree must start at {cache.length}, where the cache ends, got {tree.start}")
+    if [field.name for field in cache.schema.fields] != ["k", "v"]:
+        raise ArgumentError(f"cache must hold keys k and values v, got {cache.schema.name}")
     keys, values = cache.schema.fields
     q, k, v = floating("q", q, keys.dtype), floating("k", k, keys.dtype), floating("v", v, keys.dtype)
     bound = sizes(

@@ -24,6 +24,7 @@ def questions(
     masks: Any = MASKS,
     softcaps: tuple[float | None, ...] = (None, 2.0),
     most: int = 9,
+    dtypes: tuple[Any, ...] = (np.float64, np.float32),
 ) -> Question:
     """At least two features at once; sizes that differ; keys anywhere, queries among and behind them."""
     batch, kv_heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
@@ -49,6 +50,7 @@ def questions(
         sinks=random.normal(size=heads) if draw(st.booleans()) else None,
         q_positions=asked,
         k_positions=at,
+        dtype=draw(st.sampled_from(dtypes)),
     )
 
 
@@ -57,6 +59,7 @@ def by_hand(question: Question) -> tuple[Any, Any]:
     sizes = question.sizes
     group, scale = sizes["Hq"] // sizes["Hkv"], question.scale or 1 / math.sqrt(sizes["D"])
     q, k, v = (given(x) for x in (question.q, question.k, question.v))
+    unit = float(np.finfo(question.q.dtype).eps) / 2
     out = np.empty((*question.q.shape[:3], sizes["Dv"]), object)
     lse = np.empty(question.q.shape[:3], object)
     for b, h, t in np.ndindex(*lse.shape):
@@ -70,9 +73,11 @@ def by_hand(question: Question) -> tuple[Any, Any]:
                 score = (score / question.softcap).tanh() * question.softcap
             for mod in question.mods:
                 assert isinstance(mod, Alibi)
-                score = score + Ball(mod.slopes[h]) * float(there - here)
+                score = score + Ball(mod.slopes[h], 0.0, unit) * float(there - here)
             seen.append((score, v[b][h // group][s]))
-        logits = [score for score, _ in seen] + ([] if question.sinks is None else [Ball(float(question.sinks[h]))])
+        logits = [score for score, _ in seen] + (
+            [] if question.sinks is None else [Ball(float(question.sinks[h]), 0.0, unit)]
+        )
         if not logits:
             out[b, h, t], lse[b, h, t] = Ball(0.0), Ball(-math.inf)
             continue

@@ -40,6 +40,7 @@ def test_it_is_attend_to_the_bit(question: Question) -> None:
             sinks=question.sinks,
             q_positions=question.q_positions,
             k_positions=question.k_positions,
+            dtype=question.dtype,
         ),
     )
     assert np.array_equal(found.out, wanted.out)

@@ -49,11 +49,12 @@ def test_visible_pairs_are_those_of_the_question(question: Question, ranks: int,
 def test_bytes_sent_equal_a_count_by_loops(question: Question, ranks: int, layout: Layout) -> None:
     shares = layout(question.k.shape[2], ranks)
     sent = [0] * ranks
+    number = 4 if question.q.dtype == np.float32 else 8
     holds = list(range(ranks))
     for _ in range(ranks - 1):
         for rank in range(ranks):
             for _ in shares[holds[rank]]:
-                sent[rank] += 8 * question.q.shape[0] * question.k.shape[1] * (5 + 3)
+                sent[rank] += number * question.q.shape[0] * question.k.shape[1] * (5 + 3)
         holds = [holds[rank - 1] for rank in range(ranks)]
     assert ring_attend(question, ranks, layout).sent == tuple(sent) == ring_bytes(question, shares)
 

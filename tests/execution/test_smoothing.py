@@ -33,7 +33,8 @@ def test_an_offset_of_all_keys_changes_nothing(question: Question, seed: int) ->
     scale = 1 / math.sqrt(5) if question.scale is None else question.scale
     larger = (np.abs(question.k) + np.abs(mu)[:, :, None]).repeat(question.q.shape[1] // question.k.shape[1], 1)
     reach = scale * np.einsum("bhtd,bhsd->bhts", np.abs(question.q), larger).max()
-    e = (2 * 5 + 40) * 2.0**-53 * (reach + np.abs(wanted.lse[seen]).max(initial=0.0) + 10)
+    unit = float(np.finfo(question.q.dtype).eps) / 2
+    e = (2 * 5 + 40) * unit * (reach + np.abs(wanted.lse[seen]).max(initial=0.0) + 10)
     assert np.abs(found.out - wanted.out).max() <= 4 * e * np.abs(question.v).max()
     assert (np.isfinite(found.lse) == seen).all()
     assert np.abs(found.lse[seen] - wanted.lse[seen]).max(initial=0.0) <= 2 * e

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from kvattn.caches import KeyValue, Paged, key_value
+from kvattn.caches import KeyValue, Paged, key_value, latent
 from kvattn.core import streaming
 from kvattn.counting import counting
 from kvattn.errors import ArgumentError, ShapeError
@@ -177,3 +177,5 @@ def test_bad_arguments_are_named() -> None:
         tree_attend(past, row, row, row, Tree([-1, 0], start=4))
     with pytest.raises(ShapeError, match=r"^k must have shape \[1, 1, 1, 2\], got \(1, 1, 0, 2\)$"):
         tree_attend(past, row, row[:, :, :0], row[:, :, :0], Tree([-1], start=4))
+    with pytest.raises(ArgumentError, match=r"^cache must hold keys k and values v, got Latent$"):
+        tree_attend(Paged.start(latent(2)), row, row, row, Tree([-1], start=0))  # type: ignore[arg-type]
