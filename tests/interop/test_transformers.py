@@ -199,7 +199,7 @@ def test_a_backward_pass_is_refused_wherever_it_comes_from() -> None:
         assert not attention_forward(DECODER, q, k, v, None)[0].requires_grad
 
 
-def tiny(transformers: Any, implementation: str, kind: str = "llama", **options: Any) -> Any:
+def tiny(transformers: Any, implementation: str | None, kind: str = "llama", **options: Any) -> Any:
     import torch
 
     sizes = {"vocab_size": 17, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, **options}
@@ -276,6 +276,10 @@ def test_sdpa_drops_sinks_without_a_word_and_raises_for_a_softcap(fresh: Any) ->
     assert float((ours - theirs).abs().max()) > 0.1
     with pytest.raises(ValueError, match="does not support `softcap`"):
         sdpa_attention_forward(DECODER, q, k, v, None, softcap=2.0)
+    options = {"num_key_value_heads": 2, "head_dim": 4, "num_local_experts": 2, "num_experts_per_tok": 2}
+    assert tiny(fresh, None, "gpt_oss", **options).config._attn_implementation == "eager"
+    with pytest.raises(ValueError, match="does not support an attention implementation through"):
+        tiny(fresh, "sdpa", "gpt_oss", **options)
 
 
 @pytest.mark.peer("interop/transformers", "transformers sdpa and eager: no mask", "1e-12: both in float64")

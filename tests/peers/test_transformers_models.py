@@ -47,6 +47,7 @@ EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 2}
 ROUTED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 WINDOW: dict[str, Any] = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 8}
+PLAIN = {"rope_type": "default", "rope_theta": 100.0}
 LONG = {
     "rope_type": "longrope",
     "rope_theta": 100.0,
@@ -260,7 +261,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "attn_scale": 0.5,
             "use_qk_norm": True,
             "interleave_moe_layer_step": 2,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+            "rope_parameters": PLAIN,
         },
     ),
     "mimo_v2_flash": (
@@ -279,7 +280,11 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mixtral": ("sdpa", "a window in every layer, experts", {**EXPERTS, "sliding_window": 4}),
     "nemotron": ("sdpa", "partial rotation, layer norms of weight 1 + w", {}),
     "olmo2": ("sdpa", "QK-norm over all heads, norms after", {}),
-    "olmo3": ("sdpa", "windows, YaRN on full layers", {**WINDOW, "rope_parameters": YARN}),
+    "olmo3": (
+        "sdpa",
+        "windows, YaRN on full layers",
+        {**WINDOW, "rope_parameters": {"full_attention": YARN, "sliding_attention": PLAIN}},
+    ),
     "opt": (
         "sdpa",
         "learned positions from 2, norms after",
@@ -534,6 +539,11 @@ def test_logits_agree_whole_cached_and_padded(tiny: Tiny, monkeypatch: pytest.Mo
         encoder = 2 * (1 - passes) if tiny.model.config.is_encoder_decoder else 0  # it runs once
         assert len(calls) == CALLS.get(tiny.name, 4) * passes + encoder
         assert max(rounding(calls)) < 1e-13
+
+
+def test_no_weight_is_left_at_zeros_or_ones(tiny: Tiny) -> None:
+    constant = [n for n, weight in tiny.model.named_parameters() if weight.numel() > 1 and weight.unique().numel() < 2]
+    assert constant == []
 
 
 def test_float64_goes_all_the_way(tiny: Tiny) -> None:
