@@ -45,6 +45,7 @@ from kvattn.masks.ahead import check_cut
 from kvattn.masks.causal import Causal
 from kvattn.positions.rotary import Rotary
 from kvattn.typing import Answer, Array, Attended, Finish, Mask, Mod, Positions, QueryKey, Span
+from kvattn.variants.dense._turned import turned
 from kvattn.variants.dense.projections import Projections, check_hidden
 
 
@@ -212,10 +213,10 @@ class BeforeRotation:
         mixed = np.empty((cache.batch, w.heads, x.shape[1], w.value_width), w.dtype)
         lse = np.empty((cache.batch, w.heads, x.shape[1]), w.dtype)
         for run, turns in self._runs(at):
-            turned = np.stack([turn.rotate(q[b, :, run], at[b, run]) for b, turn in enumerate(turns)])
+            turned_queries = np.stack([turn.rotate(q[b, :, run], at[b, run]) for b, turn in enumerate(turns)])
             blocks = [[self._turned(b, block, turn, at[b, run]) for block in held[b]] for b, turn in enumerate(turns)]
             mixed[:, :, run], lse[:, :, run] = streaming.attend(
-                turned, at[:, run], blocks, value_width=w.value_width, **arguments_of(self)
+                turned_queries, at[:, run], blocks, value_width=w.value_width, **arguments_of(self)
             )
         for last in self.finish:
             mixed = last.finish(mixed, x, at)
@@ -274,7 +275,4 @@ class BeforeRotation:
         near = Span(int(at.min()), int(at.max()))
         if not self._may_see(b, near, Span(int(block.positions.min()), int(block.positions.max()))):
             return block
-        count = block.key_count
-        keys = np.zeros_like(block.k)  # [Hkv, D, 256]
-        keys[..., :count] = turn.rotate(block.k[..., :count].swapaxes(1, 2), block.positions[:count]).swapaxes(1, 2)
-        return block._replace(k=keys)
+        return turned(block, turn, block.positions)
