@@ -73,6 +73,7 @@ IDLE = {
     "GatedDelta": {"length_epsilon", "norm_epsilon"},
     "Differential": {"scale"},
     "BeforeRotation": {"finish"},
+    "Placed": {"finish"},
     "alibi": {"finish"},
     "disentangled": {"finish"},
     "fire": {"finish"},

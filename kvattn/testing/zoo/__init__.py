@@ -29,6 +29,7 @@ from kvattn.testing.zoo.longformer import longformer
 from kvattn.testing.zoo.output_gate import output_gate
 from kvattn.testing.zoo.patterns import patterns
 from kvattn.testing.zoo.positions_on_rows import multimodal, temperature, xpos
+from kvattn.testing.zoo.placed import placed
 from kvattn.testing.zoo.query_key_norm import query_key_norm
 from kvattn.testing.zoo.relative_projection import relative_projection
 from kvattn.testing.zoo.rotary_scalings import rotary_scalings
@@ -62,6 +63,7 @@ ZOO: Mapping[str, Callable[[Choices], Case]] = {
     "multimodal": multimodal,
     "differential": differential,
     "before_rotation": before_rotation,
+    "placed": placed,
     "rotary_scalings": rotary_scalings,
     "alibi": alibi,
     "disentangled": disentangled,
