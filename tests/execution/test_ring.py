@@ -35,7 +35,7 @@ def pairs_by_loops(question: Question, asked: list[list[int]], held: list[list[i
 def test_any_ranks_and_any_layout_give_the_answer(question: Question, ranks: int, layout: Layout) -> None:
     found = ring_attend(question, ranks, layout)
     assert distance(found.answer, question, ranks + 1) <= 1
-    assert distance_by_hand(found.answer, question) <= 4  # a merge per step rounds out and lse anew
+    assert distance_by_hand(found.answer, question) <= 1
 
 
 @given(questions(), st.integers(1, 4), LAYOUTS)

@@ -17,7 +17,7 @@ from tests.execution.questions import distance, distance_by_hand, questions
 @pytest.mark.by_hand("execution/smoothing")
 @given(questions(softcaps=(None,)))
 def test_it_equals_the_answer_by_hand(question: Question) -> None:
-    assert distance_by_hand(smoothed_attend(question), question) <= 4
+    assert distance_by_hand(smoothed_attend(question), question) <= 1
 
 
 @pytest.mark.law("execution/smoothing", "an offset of all keys changes nothing", "bound")
@@ -54,7 +54,7 @@ def test_the_mean_is_over_the_keys_that_somebody_sees() -> None:
                 total += k[0, head, s, d]
             assert mean_key(question)[0, head, d] == pytest.approx(total / 3, rel=1e-15)
     clean = question.part(keys=slice(0, 3))
-    assert distance(smoothed_attend(question), clean, parts=4) <= 4
+    assert distance(smoothed_attend(question), clean, parts=4) <= 1
 
 
 def test_eight_bits_gain_from_it() -> None:

@@ -41,7 +41,7 @@ ASKED = Question(Q, K, V, mask=Causal(), sinks=np.array([0.5, -1.0, 2.0, 0.0]))
 
 
 def rejected(found: Attended, question: Question = ASKED) -> bool:
-    """Whether the tests' own measure sees it, by far more than their slack of 4."""
+    """Whether the tests' own measure sees it, by far more than rounding."""
     return questions.distance(found, question, parts=9) > 100
 
 

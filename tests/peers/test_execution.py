@@ -43,10 +43,6 @@ from tests.execution.questions import distance, questions
 
 torch = pytest.importorskip("torch", minversion="2.12", reason="compares with torch's attention: kvattn[peers]")
 
-FLASH = "torch _scaled_dot_product_flash_attention_for_cpu"
-FLEX = "torch flex_attention"
-BOUND = "derived bound of float64, below 1e-12"
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -98,13 +94,27 @@ def full(draw: st.DrawFn) -> Question:
     return replace(drawn, v=v, mods=(), sinks=None)
 
 
-@pytest.mark.peer("execution/question", FLASH, BOUND)
-@pytest.mark.peer("execution/online", FLASH, BOUND)
-@pytest.mark.peer("execution/lazy", FLASH, BOUND)
-@pytest.mark.peer("execution/split", FLASH, BOUND)
-@pytest.mark.peer("execution/ring", FLASH, BOUND)
-@pytest.mark.peer("execution/striped", FLASH, BOUND)
-@pytest.mark.peer("execution/zigzag", FLASH, BOUND)
+@pytest.mark.peer(
+    "execution/question", "torch _scaled_dot_product_flash_attention_for_cpu", "derived bound of float64, below 1e-12"
+)
+@pytest.mark.peer(
+    "execution/online", "torch _scaled_dot_product_flash_attention_for_cpu", "derived bound of float64, below 1e-12"
+)
+@pytest.mark.peer(
+    "execution/lazy", "torch _scaled_dot_product_flash_attention_for_cpu", "derived bound of float64, below 1e-12"
+)
+@pytest.mark.peer(
+    "execution/split", "torch _scaled_dot_product_flash_attention_for_cpu", "derived bound of float64, below 1e-12"
+)
+@pytest.mark.peer(
+    "execution/ring", "torch _scaled_dot_product_flash_attention_for_cpu", "derived bound of float64, below 1e-12"
+)
+@pytest.mark.peer(
+    "execution/striped", "torch _scaled_dot_product_flash_attention_for_cpu", "derived bound of float64, below 1e-12"
+)
+@pytest.mark.peer(
+    "execution/zigzag", "torch _scaled_dot_product_flash_attention_for_cpu", "derived bound of float64, below 1e-12"
+)
 @given(full())
 def test_every_form_is_the_flash_kernels(question: Question) -> None:
     theirs = flash(question)
@@ -122,7 +132,11 @@ def test_every_form_is_the_flash_kernels(question: Question) -> None:
         assert distance(ours, question, parts=4, wanted=theirs) <= 1, name
 
 
-@pytest.mark.peer("execution/chunked_prefill", FLASH, BOUND)
+@pytest.mark.peer(
+    "execution/chunked_prefill",
+    "torch _scaled_dot_product_flash_attention_for_cpu",
+    "derived bound of float64, below 1e-12",
+)
 @given(full())
 def test_chunks_are_the_flash_kernels_whole(question: Question) -> None:
     question = replace(question, mask=Causal())
@@ -130,7 +144,11 @@ def test_chunks_are_the_flash_kernels_whole(question: Question) -> None:
     assert distance(chunked_attend(question, cuts), question, wanted=flash(question)) <= 1
 
 
-@pytest.mark.peer("execution/context_parallel", FLASH, BOUND)
+@pytest.mark.peer(
+    "execution/context_parallel",
+    "torch _scaled_dot_product_flash_attention_for_cpu",
+    "derived bound of float64, below 1e-12",
+)
 @given(full())
 def test_parts_of_either_side_merge_to_the_other(question: Question) -> None:
     """Each rank's part and its lse are the kernel's; our merge of the kernel's parts is its whole."""
@@ -145,7 +163,7 @@ def test_parts_of_either_side_merge_to_the_other(question: Question) -> None:
     assert distance(context_parallel_attend(question, ranks).answer, question, parts=2, wanted=merge(*theirs)) <= 1
 
 
-@pytest.mark.peer("execution/ring", "torch context parallel _SDPAMerger", BOUND)
+@pytest.mark.peer("execution/ring", "torch context parallel _SDPAMerger", "derived bound of float64, below 1e-12")
 @given(full())
 def test_torchs_ring_merges_parts_to_the_same(question: Question) -> None:
     """It folds part by part with ``out - sigmoid(lse_b - lse) (out - out_b)``, and takes no part that is empty."""
@@ -186,7 +204,11 @@ def test_lazy_chunks_are_those_of_another_reading_of_the_paper() -> None:
     assert np.abs(ours - found.transpose(1, 2).numpy()).max() < 1e-12
 
 
-@pytest.mark.peer("execution/block_table", "torch PagedAttention with flex_attention", BOUND)
+@pytest.mark.peer(
+    "execution/block_table",
+    "torch PagedAttention with flex_attention",
+    "1e-13: float64, sums of a dozen terms of size one",
+)
 @pytest.mark.parametrize("lengths", [(3, 8), (4, 5), (1, 9)])
 def test_torchs_page_table_reads_the_same_rows(lengths: tuple[int, int]) -> None:
     """Pages of 4 that torch has dealt out; its pool, with ours over it, and its table as it stands."""
@@ -221,7 +243,7 @@ def test_torchs_page_table_reads_the_same_rows(lengths: tuple[int, int]) -> None
     assert np.abs(ours.lse - theirs.lse).max() < 1e-13
 
 
-@pytest.mark.peer("execution/cascade", FLEX, BOUND)
+@pytest.mark.peer("execution/cascade", "torch flex_attention", "1e-13: float64, sums of a dozen terms of size one")
 def test_a_cascade_is_flex_attention_over_all_keys_at_once() -> None:
     """Prefix for both sequences, then each one's own keys, in one row of keys; the mask says whose they are."""
     random = np.random.default_rng(3)
@@ -245,8 +267,8 @@ def test_a_cascade_is_flex_attention_over_all_keys_at_once() -> None:
     assert np.abs(ours.lse - theirs.lse).max() < 1e-13
 
 
-@pytest.mark.peer("execution/tree", FLEX, BOUND)
-@pytest.mark.peer("execution/lookahead", FLEX, BOUND)
+@pytest.mark.peer("execution/tree", "torch flex_attention", "1e-13: float64, sums of a dozen terms of size one")
+@pytest.mark.peer("execution/lookahead", "torch flex_attention", "1e-13: float64, sums of a dozen terms of size one")
 @pytest.mark.parametrize(
     "tree",
     [Tree([-1, -1, 0, 1, 1, 4, -1], start=6), Lookahead(window=3, ngram=3, guesses=2, start=4).tree],
