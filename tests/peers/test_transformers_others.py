@@ -1,7 +1,6 @@
 """transformers models beside the table: layers that never ask the interface, encoders, vision text, other caches.
 
-Precision as in test_transformers_models: everything in float64, logits within 1e-6 of what a random 1e-6 in the
-attention would move them by where that is measured, 1e-10 elsewhere: the same rounding, in models as small.
+Everything runs in float64 and logits agree within 1e-10, as test_transformers_models derives it for models as small.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,10 +11,18 @@ import pytest
 import kvattn
 from kvattn.interop import transformers as adapter
 from kvattn.masks import Window
-from tests.peers.test_transformers_models import CUTS, SIZES, WAYS, Tiny, draw_everything, in_float64
 
 torch = pytest.importorskip("torch", reason="runs transformers models, which need torch: kvattn[peers]")
 transformers = pytest.importorskip("transformers", minversion="5.23", reason="runs its models: kvattn[peers]")
+
+from tests.peers.test_transformers_models import (  # noqa: E402 - it skips without torch, and so must this one first
+    CUTS,
+    SIZES,
+    WAYS,
+    Tiny,
+    draw_everything,
+    in_float64,
+)
 
 pytestmark = pytest.mark.peer
 
