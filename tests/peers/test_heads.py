@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kvattn.masks import Causal, Window
 from kvattn.mods import Bias
 from kvattn.positions import Rotary
 from kvattn.testing.laws import stepped
@@ -19,6 +20,8 @@ from kvattn.variants.compressed.tied import SharedProjection, SharedRow, TurnBac
 from kvattn.variants.dense.cosine import Cosine
 from kvattn.variants.dense.differential import Differential, from_halves, initial, learned
 from kvattn.variants.dense.grouped import Grouped
+from kvattn.variants.dense.memory_rows import MemoryRows
+from kvattn.variants.dense.merged import Merged
 from kvattn.variants.dense.output_gate import SigmoidGate, SoftplusGate, parted
 from kvattn.variants.dense.projections import Projections
 from kvattn.variants.dense.query_key_norm import FullRmsNorm, HeadLayerNorm, HeadRmsNorm
@@ -212,12 +215,10 @@ def test_swinv2() -> None:
     assert np.abs(free.definition(x, np.arange(8)).out - wanted).max() > 1e-3
 
 
-@pytest.mark.peer("variants/dense/cosine", "x-transformers attn_qk_norm", "1e-13: float64 throughout")
-def test_x_transformers_qk_norm() -> None:
-    x_transformers = pytest.importorskip("x_transformers", reason="cosine: the peers extra installs x-transformers")
-    # all heads have keys: with fewer, x-transformers lets query head h read h % Hkv
-    layer = x_transformers.Attention(M, dim_head=D, heads=HEADS, causal=True, qk_norm=True, qk_norm_scale=10)
-    layer = layer.double().eval()
+def x_transformers_layer(**options: Any) -> tuple[Any, Projections]:
+    """A causal attention of x-transformers with random weights; all heads have keys, else h would read h % Hkv."""
+    x_transformers = pytest.importorskip("x_transformers", reason="heads: the peers extra installs x-transformers")
+    layer = x_transformers.Attention(M, dim_head=D, heads=HEADS, causal=True, **options).double().eval()
     generator = np.random.default_rng(1)
     found = []
     with torch.no_grad():
@@ -225,11 +226,26 @@ def test_x_transformers_qk_norm() -> None:
             matrix = generator.standard_normal(tuple(getattr(layer, name).weight.shape)) / math.sqrt(M)
             getattr(layer, name).weight.copy_(torch.from_numpy(matrix))
             found.append(matrix.T)
-        wanted = layer(torch.from_numpy(hidden()))
     query, key, value, output = found
-    w = Projections(query, key, value, output, HEADS, HEADS)
+    return layer, Projections(query, key, value, output, HEADS, HEADS)
+
+
+@pytest.mark.peer("variants/dense/cosine", "x-transformers attn_qk_norm", "1e-13: float64 throughout")
+def test_x_transformers_qk_norm() -> None:
+    layer, w = x_transformers_layer(qk_norm=True, qk_norm_scale=10)
+    with torch.no_grad():
+        wanted = layer(torch.from_numpy(hidden())).numpy()
     ours = Grouped(w, query_key=(Cosine(),), scale=10.0)
-    agrees(ours, wanted.numpy(), Grouped(w, query_key=(Cosine(),)))
+    agrees(ours, wanted, Grouped(w, query_key=(Cosine(),)))
+
+
+@pytest.mark.peer("variants/dense/memory_rows", "x-transformers num_mem_kv", "1e-13: float64 throughout")
+def test_x_transformers_memory_rows() -> None:
+    layer, w = x_transformers_layer(num_mem_kv=3)
+    with torch.no_grad():
+        wanted = layer(torch.from_numpy(hidden())).numpy()
+    ours = MemoryRows(w, layer.mem_k.detach().numpy(), layer.mem_v.detach().numpy())
+    agrees(ours, wanted, Grouped(w))
 
 
 @pytest.mark.peer("variants/dense/output_gate", "transformers Qwen3NextAttention", "1e-13: float64 throughout")
@@ -360,3 +376,31 @@ def test_deepseek_v4_shared_row() -> None:
     norm = HeadRmsNorm(None, theirs["kv_norm.weight"], 0.0)
     ours = SharedRow(w, query_key=(norm, turn), finish=(TurnBack(turn),), sinks=theirs["sinks"])
     agrees(ours, wanted, SharedRow(w, query_key=(norm, turn), sinks=theirs["sinks"]))
+
+
+@pytest.mark.peer("variants/dense/merged", "transformers T5Gemma2MergedAttention", "1e-13: float64 throughout")
+@pytest.mark.parametrize("window", [None, 3])
+def test_t5gemma2(window: int | None) -> None:
+    from transformers.models.t5gemma2.modeling_t5gemma2 import T5Gemma2MergedAttention, T5Gemma2TextConfig
+
+    source, lengths = 5, (5, 3)
+    config = T5Gemma2TextConfig(**SIZES, query_pre_attn_scalar=5, layer_types=["full_attention"] * 2)
+    layer = T5Gemma2MergedAttention(config, 0).eval()
+    theirs = held(layer)
+    norm = HeadRmsNorm.zero_centred(theirs["q_norm.weight"], theirs["k_norm.weight"], EPS)
+    memory, x = np.random.default_rng(3).standard_normal((BATCH, source, M)), hidden()
+    near = np.arange(T)[:, None] - np.arange(T)[None]
+    own = (near >= 0) & (near < (window or T))
+    real = np.arange(source)[None] < np.array(lengths)[:, None]
+    seen = np.concatenate([np.tile(own, (BATCH, 1, 1)), np.repeat(real[:, None], T, axis=1)], axis=2)
+    with torch.no_grad():
+        found = layer(
+            torch.from_numpy(x),
+            position_embeddings=angles(TURN),
+            merged_attention_mask=torch.from_numpy(np.where(seen, 0.0, -np.inf))[:, None],
+            encoder_hidden_states=torch.from_numpy(memory),
+        )
+    mask = Causal() if window is None else Window(window)
+    said: dict[str, Any] = {"mask": mask, "memory_lengths": lengths, "query_key": (norm, TURN), "scale": 5**-0.5}
+    ours = Merged(projections(theirs), memory, memory_key=(norm,), **said)
+    agrees(ours, found[0].numpy(), Merged(projections(theirs), memory, memory_key=(norm, TURN), **said))

@@ -28,6 +28,8 @@ from kvattn.testing.zoo.kerple import kerple
 from kvattn.testing.zoo.latent import absorbed, expanded
 from kvattn.testing.zoo.log_cpb import grid_bias
 from kvattn.testing.zoo.longformer import longformer
+from kvattn.testing.zoo.memory_rows import memory_rows
+from kvattn.testing.zoo.merged import merged
 from kvattn.testing.zoo.off_by_one import off_by_one
 from kvattn.testing.zoo.output_gate import output_gate
 from kvattn.testing.zoo.path import path
@@ -52,6 +54,7 @@ from kvattn.testing.zoo.tied import shared_projection, shared_row
 from kvattn.testing.zoo.transformer_xl import transformer_xl
 from kvattn.testing.zoo.weighed import weighed
 from kvattn.variants.dense.cross import Cross
+from kvattn.variants.dense.merged import Merged
 
 ZOO: Mapping[str, Callable[[Choices], Case]] = {
     "grouped": grouped,
@@ -102,6 +105,8 @@ ZOO: Mapping[str, Callable[[Choices], Case]] = {
     "contextual_positions": contextual_positions,
     "relative_values": relative_values,
     "path": path,
+    "merged": merged,
+    "memory_rows": memory_rows,
 }
 """A case generator for every variant, by name."""
 
@@ -117,8 +122,8 @@ def smallest(name: str) -> Case:
     case = ZOO[name](Recorded())
     count = 6 * case.x.shape[2]
     case = replace(case, x=np.arange(1.0, count + 1).reshape(2, 3, -1) / (count + 1), cuts=(1,))
-    if not isinstance(case.variant, Cross):
+    if not isinstance(case.variant, Cross | Merged):
         return case
-    memory = np.ones((2, 4, 1))
+    memory = np.ones((2, 4, case.variant.memory.shape[2]))
     layer, twin = replace(case.variant, memory=memory), replace(case.twin, memory=memory)
     return replace(case, variant=layer, twin=twin, alone=lambda b: replace(layer, memory=memory[b : b + 1]))
