@@ -43,6 +43,7 @@ from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
 from kvattn.core.pipeline import arguments_of, bends_of, settle
 from kvattn.counting import Tally
+from kvattn.masks.ahead import check_cut
 from kvattn.masks.causal import Causal
 from kvattn.positions.rotary import Rotary
 from kvattn.typing import Array, Attended, Mask, Mod, Positions
@@ -149,6 +150,7 @@ class Expanded:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
+        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
         at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
         nope, rope = w.queries(w.query_latents(x))
         q = np.concatenate([nope, turned(self.rotation, rope, at[:, None, :])], axis=-1)
@@ -269,6 +271,7 @@ class Absorbed:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
+        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
         at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
         q, row = query_and_row(w, self.rotation, x, w.query_latents(x), at)
         cache = cache.append(Latent(row))

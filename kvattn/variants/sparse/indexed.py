@@ -46,6 +46,7 @@ from kvattn.core.definition import definition
 from kvattn.core.pipeline import arguments_of, bends_of, settle
 from kvattn.counting import Tally, charge
 from kvattn.errors import DtypeError, ShapeError
+from kvattn.masks.ahead import check_cut
 from kvattn.masks.causal import Causal
 from kvattn.positions.rotary import Rotary
 from kvattn.typing import Answer, Array, Attended, Indices, Mask, Positions, Span, Visible
@@ -199,6 +200,7 @@ class Indexed:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
+        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
         at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
         a = w.query_latents(x)
         q, row = query_and_row(w, self.rotation, x, a, at)

@@ -9,8 +9,8 @@ import pytest
 
 from kvattn.caches.rows import key_value, latent
 from kvattn.counting import counting
-from kvattn.errors import ArgumentError, DtypeError, ShapeError
-from kvattn.masks import Causal, Document, Sink, Window
+from kvattn.errors import ArgumentError, DtypeError, PositionError, ShapeError
+from kvattn.masks import Causal, Document, Prefix, Sink, Window
 from kvattn.positions import Alibi, Rotary
 from kvattn.testing.choices import Recorded
 from kvattn.testing.closeness import conditioned_bound
@@ -278,3 +278,12 @@ def test_bad_hidden_states_are_refused(form: Any) -> None:
         layer.step(layer.start(2), x.astype(np.float32))
     with pytest.raises(ShapeError, match=r"positions must have shape \[11\] or \[2, 11\], got \(10,\)"):
         layer.definition(x, np.arange(10))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_prefix_comes_in_one_step(form: Any) -> None:
+    layer, x = example(form, mask=Causal() | Prefix(3))
+    _, cache = layer.step(layer.start(len(x)), x[:, :2])
+    with pytest.raises(PositionError, match="must come in one step, got a step that begins at 2"):
+        layer.step(cache, x[:, 2:])
+    assert layer.step(layer.start(len(x)), x)[1].length == x.shape[1]
