@@ -13,7 +13,7 @@ on counting tokens 0, 1, 2 … whatever grid they stand on.
 
 Shapes: ``q [B, Hq, T, D]``, ``k [B, Hkv, T, D]``, positions ``[B, 1, T]``; coordinates ``[A, S]`` for the
 tokens at positions 0 … S - 1, those still to come included; a position beyond raises.  All sequences of a batch
-follow one table: one with other images is another layer value, since `select` may move it to any place.
+follow one table: one with other images is another layer value, since selecting beams may move it to any place.
 Cached per token: keys are cached turned.
 Cost: that of the rotation, and A coordinates of 8 bytes read for each token's query and again for its key.
 
