@@ -81,13 +81,13 @@ def both(layer: Any, x: Array) -> Iterator[Array]:
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 8, 12, 40])
-@pytest.mark.peer("positions/alibi", "transformers bloom build_alibi_tensor", "1e-6: slopes are float32 powers")
+@pytest.mark.peer("positions/alibi", "transformers bloom build_alibi_tensor", "1e-12")
 def test_bloom_adds_slope_times_key(heads: int) -> None:
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
     theirs = build_alibi_tensor(torch.ones(1, 30, dtype=torch.int64), heads, torch.float64)
     ours = bent(KeyAlibi(slopes(heads)), [29], range(30), heads)
-    assert apart(ours, theirs) <= 1e-6 * 30
+    assert apart(ours, theirs) <= CLOSE
 
 
 @pytest.mark.parametrize("most", [8, 4])
@@ -114,11 +114,11 @@ def test_falcon_rounds_to_bfloat16(heads: int) -> None:
     assert (ours[..., 256] < ours[..., 257]).all()
 
 
-@pytest.mark.peer("positions/alibi", "x-transformers AlibiPositionalBias", "1e-6: slopes are multiplied up")
+@pytest.mark.peer("positions/alibi", "x-transformers AlibiPositionalBias", "1e-12")
 def test_x_transformers_takes_the_absolute_distance_and_leaves_heads_out() -> None:
     theirs = x_transformers().AlibiPositionalBias(5, total_heads=8)(9, 9)
     ours = bent(SymmetricAlibi(Alibi(slopes(5)).padded(8).slopes), range(9), range(9), 8)
-    assert apart(ours, theirs) <= 1e-6
+    assert apart(ours, theirs) <= CLOSE
 
 
 def x_transformers() -> Any:
@@ -282,9 +282,11 @@ def test_deberta_reads_positions_crosswise(buckets: int, products: list[str], ca
         by_head = made.reshape(2 * span, heads, width).swapaxes(0, 1)
         return DistanceTable(by_head, span, None if buckets < 0 else LogBuckets(buckets, most))
 
-    matrices = [getattr(module, f"{name}_proj").weight.detach().numpy().T for name in ("query", "key", "value")]
+    query, key, value = (
+        getattr(module, f"{name}_proj").weight.detach().numpy().T for name in ("query", "key", "value")
+    )
     mod = Disentangled(vectors("pos_key_proj"), vectors("pos_query_proj"))
-    w = Projections(*matrices, np.eye(hidden), heads, heads)
+    w = Projections(query, key, value, np.eye(hidden), heads, heads)
     layer = Grouped(w, Causal() if causal else None, mods=(mod,), scale=mod.factor(width))
     for ours in both(layer, x):
         assert apart(ours, theirs) <= CLOSE
@@ -320,8 +322,9 @@ def test_swin_v2_makes_its_table_with_a_network(trained: tuple[int, int] | None)
         made = 16 * torch.sigmoid(module.continuous_position_bias_mlp(module.relative_coords_table).view(-1, heads))
     theirs = made[module.relative_position_index.view(-1)].view(6, 6, heads).permute(2, 0, 1)
     inner, outer = module.continuous_position_bias_mlp[0], module.continuous_position_bias_mlp[2]
-    arrays = [part.detach().numpy() for part in (inner.weight.T, inner.bias, outer.weight.T)]
-    assert apart(bent(log_cpb(grid, *arrays, trained), range(6), range(6), heads), theirs) <= CLOSE
+    first, shift, last = (part.detach().numpy() for part in (inner.weight.T, inner.bias, outer.weight.T))
+    mod = log_cpb(grid, first, shift, last, trained)
+    assert apart(bent(mod, range(6), range(6), heads), theirs) <= CLOSE
 
 
 @pytest.mark.peer("positions/log_cpb: learned", "transformers SwinRelativePositionBias", "bits: a lookup")
