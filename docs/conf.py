@@ -117,6 +117,7 @@ def fill_tables(_app: Sphinx, name: str, source: list[str]) -> None:
     """Put the tables that the tests and the questions make where a page asks for them."""
     if name == "reference/catalogue":
         source[0] = source[0].replace("<!-- the table -->", catalogue.table(catalogue.rows(HERE.parent), len(LAWS)))
+        source[0] = source[0].replace("<!-- the models -->", catalogue.models(HERE.parent))
     if name == "explain/where-libraries-differ":
         source[0] = source[0].replace("<!-- the table -->", catalogue.questions(DISAGREEMENTS))
 

@@ -163,6 +163,25 @@ def table(found: Mapping[str, Row], laws: int) -> str:
     return "\n".join(lines)
 
 
+def models(root: Path) -> str:
+    """The whole models that the tests run on kvattn's attention, from the keys of ``MODELS`` in their file."""
+    source = (root / "tests" / "peers" / "test_transformers_models.py").read_text(encoding="utf-8")
+    found = [node.value for node in ast.parse(source).body if isinstance(node, ast.AnnAssign) and _is_models(node)]
+    lines = ["| model type | compared with | what it exercises |", "|---|---|---|"]
+    for table in found:
+        assert isinstance(table, ast.Dict)
+        for key, value in zip(table.keys, table.values, strict=True):
+            assert key is not None
+            assert isinstance(value, ast.Tuple)
+            own, exercised = (str(ast.literal_eval(part)) for part in value.elts[:2])
+            lines.append(f"| `{ast.literal_eval(key)}` | transformers' {own} | {exercised} |")
+    return "\n".join(lines)
+
+
+def _is_models(node: ast.AnnAssign) -> bool:
+    return isinstance(node.target, ast.Name) and node.target.id == "MODELS"
+
+
 def _words(parts: list[str]) -> str:
     return "; ".join(dict.fromkeys(parts))
 
