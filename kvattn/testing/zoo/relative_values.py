@@ -23,7 +23,7 @@ def relative_values(choices: Choices) -> Case:
         shape = 2 * choices.integer(0, 5, "K") + 1, weights.value_width
         return (RelativeValues(numbers(choices, shape, weights.dtype, "table")),)
 
-    def weighing(choices: Choices, weights: Projections) -> Weighing:
+    def weighing(choices: Choices, _: Projections) -> Weighing:
         chosen: tuple[Weighing, ...] = (Softmax(), Sigmoid())
         return pick(choices, chosen, "weighing")
 
