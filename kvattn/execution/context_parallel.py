@@ -11,7 +11,7 @@ belongs to its head: the rank that ends with the head counts it, once.
 
 Shapes: ``q [B, Hq, T, D]`` on every rank; ``k [B, Hkv, S_r, D]`` on rank r.
 Cached per token: a token's rows on one rank.  Cost: 1/P of attention, and a merge of P parts of Hq/P heads.
-Source: Bhatia et al. 2025, Helix Parallelism (arXiv 2507.07120) §2.1; the merge: Dao et al. 2022 (2205.14135) §3.1.
+Source: Bhatia et al. 2025, Helix Parallelism (arXiv 2507.07120) §2; the merge: Dao et al. 2022 (2205.14135) §3.1.
 
 Where libraries differ: vLLM gathers every rank's lse, corrects each rank's output by it and reduce-scatters the sum
 over heads; deals tokens out in runs of a fixed number; TensorRT-LLM sends parts all-to-all, as here.

@@ -17,7 +17,8 @@ Cached per token: a row per node until the verdict, then a row per accepted toke
 Cost: attention for that many queries in place of one; what is gained is up to N tokens per pass.
 Source: Fu et al. 2024 (arXiv 2402.02057) §3.1, §3.2 and fig. 2; masks and positions are those of the authors' code.
 
-Where libraries differ: the authors count W without the newest token; TensorRT-LLM packs the same mask in bits.
+Where libraries differ: the authors' code brings level 0 as the newest token and W - 1 more, and while a window is
+being filled for the first time, with fewer levels and more columns; TensorRT-LLM packs the same mask in bits.
 """
 
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Lookahead:
     window
         Columns W, the newest token's among them.
     ngram
-        N: a level is guessed from N - 2 levels before it; a guess brings N - 1 tokens.
+        N: what is found for the last of N - 1 levels completes n-grams; a guess brings N - 1 tokens.
     guesses
         G; 0 while there is none.
     start

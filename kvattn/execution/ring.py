@@ -13,7 +13,7 @@ Shapes: rank r holds ``q [B, Hq, T_r, D]``, ``k [B, Hkv, S_r, D]``, ``v [B, Hkv,
 Cached per token: a token's rows on one rank, and one share in flight.
 Cost: attention's pairs, each once; a merge per rank and step; the bytes above.
 Source: Liu, Zaharia & Abbeel 2023 (arXiv 2310.01889) §3; the unbalanced causal case: Brandon et al. 2023
-(2311.09431) §2.2.
+(2311.09431) §1.
 
 Where libraries differ: some skip the steps whose keys nobody may see, which spares work and no time; a causal
 triangle taken from row numbers in place of positions is right only in the first step.

@@ -15,7 +15,7 @@ Cached per token: a row per node until the verdict, then a row per accepted toke
 Cost: attention over ``start + N`` keys for N queries; a commit writes again what moves, and copies a page that the
 draft has extended.
 Source: Miao et al. 2023, SpecInfer (arXiv 2305.09781) §4.2; Cai et al. 2024, Medusa (2401.10774) §2.1.2; Li et al.
-2024, EAGLE (2401.15077) §4.1.
+2024, EAGLE (2401.15077).
 
 Where libraries differ: a position taken from the slot in place of the depth; a cousin that arrived earlier taken
 for an ancestor where tiles below the diagonal are not looked at (FastDeploy #3514).

@@ -8,8 +8,8 @@ run that comes by, or that its late run sees both.
 
 Shapes, cache and bytes are those of `kvattn.execution.ring`.
 Cost: on the critical path ``c (c + 1) + c² + (P - 1) · 2c²`` pairs per head: exactly 1/P of all.
-Source: Llama 3 (arXiv 2407.21783) §3.3.2, context parallelism, cuts into 2P chunks this way; zhuzilin's
-ring-flash-attention calls it zigzag.
+Source: the layout: Llama 3 (arXiv 2407.21783) §3.3.2, context parallelism, which gathers all keys first; in a ring,
+by this name: zhuzilin's ring-flash-attention; torch's context parallelism calls it head-tail.
 
 Where libraries differ: the two runs of a rank lie next to each other in memory though not in position: rotary
 tables taken by row number turn the late run wrongly.
