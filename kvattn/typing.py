@@ -96,6 +96,7 @@ class QueryKey(Protocol):
     """What is done to queries and keys between projection and product: rotations, norms, temperatures.
 
     Keys are cached as it leaves them, so a key's row may depend on that key and its position alone.
+    A value that gives rows of another width also has ``widened(width) -> int``.
     """
 
     def queries(self, q: Array, positions: Positions) -> Array:

@@ -7,8 +7,8 @@ A feature becomes a point of the plane, ``softplus(x) · (cos φ, sin φ)``, wit
 
 Shapes: ``q [B, Hq, T, D]`` and ``k [B, Hkv, T, D]`` become ``[…, 2D]``: all cosines, then all sines.  D frequencies,
 phases ``[Hkv, D]``, positions ``[B, 1, T]``.  Angles, cosines and sines are float64 and are rounded once.
-Cached per token: 2D numbers for each key head, twice RoPE's.  The scale stays ``1/sqrt(D)``: give it, since
-half of the 2D features would suggest another.
+Cached per token: 2D numbers for each key head, twice RoPE's.  The scale stays ``1/sqrt(D)``: a layer
+keeps it, `kvattn.attend` sees 2D features and must be told.
 Cost: per feature a softplus (two transcendentals, two operations) and two products; per query position and
 frequency a product, a cosine and a sine; per key position, and for each head, an addition, a cosine and a sine more.
 

@@ -9,11 +9,12 @@ import pytest
 
 from kvattn.counting import Tally
 from kvattn.positions.multimodal import Multimodal
+from kvattn.positions.polar import Polar
 from kvattn.positions.temperature import Temperature
 from kvattn.positions.xpos import XPos
 from kvattn.testing.choices import Recorded
 from kvattn.testing.laws import LAWS, Case, LawError
-from kvattn.testing.zoo.positions_on_rows import multimodal, temperature, xpos
+from kvattn.testing.zoo.positions_on_rows import multimodal, polar, temperature, xpos
 
 SEEDS = range(25)
 
@@ -23,6 +24,10 @@ class Wrapped:
     """A scheme whose verbs do what it does; mutants change one."""
 
     inner: Any
+
+    def widened(self, width: int) -> int:
+        wide: int = self.inner.widened(width) if hasattr(self.inner, "widened") else width
+        return wide
 
     def queries(self, q: Any, positions: Any) -> Any:
         return self.inner.queries(q, positions)
@@ -146,6 +151,10 @@ MUTANTS: list[tuple[str, Callable[[Any], Case], type, type[Wrapped]]] = [
     ("positions_are_relative", xpos, XPos, KeysFadeToo),
     ("positions_are_relative", xpos, XPos, UnfadedKeys),
     ("cost_is_count", xpos, XPos, FreeQueries),
+    ("decode_is_recompute", polar, Polar, OfTheCall),
+    ("decode_is_recompute", polar, Polar, KeysOfTheCall),
+    ("decode_is_recompute", polar, Polar, LengthOfTheCall),
+    ("cost_is_count", polar, Polar, QueriesOfKeyHeads),
     ("decode_is_recompute", multimodal, Multimodal, OfTheCall),
     ("decode_is_recompute", multimodal, Multimodal, KeysOfTheCall),
     ("cost_is_count", multimodal, Multimodal, FreeTable),
@@ -158,7 +167,9 @@ def test_a_broken_scheme_is_rejected(law: str, draw: Any, kind: type, mutant: ty
     assert rejects(law, draw, kind, mutant)
 
 
-@pytest.mark.parametrize(("draw", "kind"), [(temperature, Temperature), (xpos, XPos), (multimodal, Multimodal)])
+@pytest.mark.parametrize(
+    ("draw", "kind"), [(temperature, Temperature), (xpos, XPos), (polar, Polar), (multimodal, Multimodal)]
+)
 @pytest.mark.parametrize("law", sorted({law for law, *_ in MUTANTS}))
 def test_the_unchanged_scheme_keeps_the_law_on_the_same_cases(law: str, draw: Any, kind: type) -> None:
     assert not rejects(law, draw, kind, Wrapped)

@@ -15,6 +15,12 @@ from kvattn.errors import ArgumentError, DtypeError, PositionError, ShapeError
 from kvattn.masks import Causal
 from kvattn.positions.polar import Polar
 from kvattn.positions.rotary import Rotary
+from kvattn.testing.balls import Ball, agree
+from kvattn.testing.heads_by_hand import Bend, Heads, layer_by_hand
+from kvattn.testing.laws import stepped
+from kvattn.typing import Attended
+from kvattn.variants.dense.grouped import Grouped
+from kvattn.variants.dense.projections import Projections
 
 HEADS, KV_HEADS, T, D = 4, 2, 6, 3
 BASE = 50.0
@@ -134,6 +140,62 @@ def test_attention_over_arrows_equals_by_hand() -> None:
             mix = sum(share * v[0, h // 2, j] for j, share in enumerate(shares)) / math.fsum(shares)
             assert np.abs(found.out[0, h, i] - mix).max() < 1e-11
             assert abs(found.lse[0, h, i] - math.log(math.fsum(shares))) < 1e-11
+
+
+def weights(dtype: Any = np.float64) -> Projections:
+    m, dv = 5, 2
+    shapes = (m, HEADS * D), (m, KV_HEADS * D), (m, KV_HEADS * dv), (HEADS * dv, m)
+    query, key, value, output = (drawn(*shape, seed=n, dtype=dtype) * dtype(0.5) for n, shape in enumerate(shapes))
+    return Projections(query, key, value, output, HEADS, KV_HEADS)
+
+
+def lengths_of(ball: Ball) -> Ball:
+    """A softplus: its exponential, sum and logarithm, or its comparison and log1p; slope below 1."""
+    return ball.through(softplus, 1.0) + Ball(0.0, 24 * ball.unit * (1 + abs(ball.value)), ball.unit)
+
+
+def gap(found: Attended, x: Any) -> float:
+    def arrows(ahead: Any) -> Bend:
+        def bend(i: int, heads: Heads) -> Heads:
+            out = []
+            for h, head in enumerate(heads):
+                row, unit = [lengths_of(a) for a in head], head[0].unit
+                angles = [i * theta(c) + float(ahead[h, c]) for c in range(D)]
+                errors = [unit + 2.0**-53 * (8 + 16 * (abs(angle) + 10)) for angle in angles]
+                cosines = [Ball(math.cos(a), e, unit) for a, e in zip(angles, errors, strict=True)]
+                sines = [Ball(math.sin(a), e, unit) for a, e in zip(angles, errors, strict=True)]
+                out.append([a * b for a, b in zip(row * 2, cosines + sines, strict=True)])
+            return out
+
+        return bend
+
+    out, lse = layer_by_hand(
+        weights(x.dtype.type), x, queries=arrows(np.zeros((HEADS, D))), keys=arrows(PHASES), scale=D**-0.5
+    )
+    return max(agree(found.out, out), agree(found.lse, lse))
+
+
+@pytest.mark.by_hand("positions/polar")
+@pytest.mark.parametrize("cuts", [None, (), (1, 2, 3, 4, 5), (2, 2)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_layer_equals_by_hand(cuts: tuple[int, ...] | None, dtype: Any) -> None:
+    layer, x = Grouped(weights(dtype), query_key=(POLAR,), page=2), drawn(1, T, 5, seed=9, dtype=dtype)
+    found = layer.definition(x, np.arange(T)) if cuts is None else stepped(layer, x, cuts)[0]
+    assert found.out.dtype == dtype
+    assert gap(found, x) <= 1
+
+
+@pytest.mark.parametrize("mutant", [MUTANTS["phases behind"], MUTANTS["no phases"], MUTANTS["heads exchanged"]])
+def test_a_layer_with_other_arrows_is_rejected(mutant: Polar) -> None:
+    x = drawn(1, T, 5, seed=9)
+    wrong = Grouped(weights(), query_key=(mutant,))
+    assert gap(wrong.definition(x, np.arange(T)), x) > 2
+
+
+def test_a_token_caches_twice_the_features() -> None:
+    layer = Grouped(weights(), query_key=(POLAR,), page=2)
+    _, cache = stepped(layer, drawn(1, T, 5), ())
+    assert cache.nbytes == T * KV_HEADS * (2 * D + 2) * 8
 
 
 @pytest.mark.law("positions/polar", "a chunk is the slice of the whole", "bits")

@@ -35,7 +35,7 @@ from kvattn.testing.zoo.output_gate import output_gate
 from kvattn.testing.zoo.path import path
 from kvattn.testing.zoo.patterns import patterns
 from kvattn.testing.zoo.placed import placed
-from kvattn.testing.zoo.positions_on_rows import multimodal, temperature, xpos
+from kvattn.testing.zoo.positions_on_rows import multimodal, polar, temperature, xpos
 from kvattn.testing.zoo.query_key_norm import query_key_norm
 from kvattn.testing.zoo.relative_projection import relative_projection
 from kvattn.testing.zoo.relative_values import relative_values
@@ -74,6 +74,7 @@ ZOO: Mapping[str, Callable[[Choices], Case]] = {
     "patterns": patterns,
     "temperature": temperature,
     "xpos": xpos,
+    "polar": polar,
     "multimodal": multimodal,
     "differential": differential,
     "before_rotation": before_rotation,

@@ -9,6 +9,7 @@ import numpy as np
 from kvattn.positions import Rotary, geometric
 from kvattn.positions.axial import centres, dealt, repeated
 from kvattn.positions.multimodal import Multimodal, alternating, chunked, interleaved, mixed
+from kvattn.positions.polar import Polar
 from kvattn.positions.temperature import Curve, LogLength, Rising, Scalable, Stepped, Temperature
 from kvattn.positions.xpos import XPos
 from kvattn.testing.choices import Choices, numbers, pick
@@ -58,6 +59,21 @@ def xpos(choices: Choices) -> Case:
     turn = Rotary.of(width, layout=layout)
     query_key: Sequence[QueryKey] = pick(choices, ((turn, fading), (fading, turn)), "order")
     layer = Grouped(w, mask_of(choices), query_key, page=page_of(choices))
+    return case_of(choices, layer, choices.integer(1, 3, "B"), length_of(choices), w.hidden, dtype)
+
+
+def polar(choices: Choices) -> Case:
+    """Rows that become arrows, twice as wide, with phases of each key head.
+
+    >>> from kvattn.testing.choices import Recorded
+    >>> polar(Recorded()).variant.key_width
+    2
+    """
+    dtype = dtype_of(choices)
+    w = projections_of(choices, dtype)
+    frequencies = Polar.of(w.width, w.kv_heads, pick(choices, (10000.0, 50.0), "base")).frequencies
+    scheme = Polar(frequencies, numbers(choices, (w.kv_heads, w.width), np.float64, "phases"))
+    layer = Grouped(w, mask_of(choices), (scheme,), page=page_of(choices))
     return case_of(choices, layer, choices.integer(1, 3, "B"), length_of(choices), w.hidden, dtype)
 
 

@@ -23,6 +23,7 @@ caching, and which pairs rotate, differs by model; here keys are cached rotated,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -85,6 +86,29 @@ class Grouped:
     def __post_init__(self) -> None:
         settle(self, self.projections.heads, self.projections.dtype)
 
+    @property
+    def key_width(self) -> int:
+        """Features of a cached key: D, unless a value of ``query_key`` widens rows.
+
+        >>> from kvattn.positions import Polar
+        >>> w = Projections(*(np.ones((1, 3)), np.ones((1, 3)), np.ones((1, 1)), np.ones((1, 1))), heads=1, kv_heads=1)
+        >>> Grouped(w).key_width, Grouped(w, query_key=(Polar.of(3, 1),)).key_width
+        (3, 6)
+        """
+        return self._widths[-1]
+
+    def _arguments(self) -> dict[str, Any]:
+        """The pipeline's; a scale that is not given is 1/sqrt(D) of the projection, however wide rows become."""
+        return arguments_of(self) if self.scale is not None else arguments_of(self, scale=self.projections.width**-0.5)
+
+    @property
+    def _widths(self) -> list[int]:
+        """The width that each value of ``query_key`` meets, and the last one's."""
+        widths = [self.projections.width]
+        for part in self.query_key:
+            widths.append(part.widened(widths[-1]) if hasattr(part, "widened") else widths[-1])
+        return widths
+
     def definition(self, x: Array, positions: Positions) -> Attended:
         """The paper's equation on the whole sequence.
 
@@ -111,7 +135,7 @@ class Grouped:
         v = np.einsum("btm,mhd->bhtd", x, w.value.reshape(w.hidden, w.kv_heads, w.value_width))
         for part in self.query_key:
             q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
-        mixed, lse = definition(q, k, v, q_positions=at, k_positions=at, **arguments_of(self))
+        mixed, lse = definition(q, k, v, q_positions=at, k_positions=at, **self._arguments())
         for last in self.finish:
             mixed = last.finish(mixed, x, at)
         out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
@@ -125,7 +149,7 @@ class Grouped:
         Paged(KeyValue, page=256, lengths=(0, 0))
         """
         w = self.projections
-        return Paged.start(key_value(w.kv_heads, w.width, w.value_width, w.dtype), batch, self.page)
+        return Paged.start(key_value(w.kv_heads, self.key_width, w.value_width, w.dtype), batch, self.page)
 
     def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
         """Attend with any number of new tokens, and remember them.
@@ -158,7 +182,7 @@ class Grouped:
             q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
         cache = cache.append(KeyValue(k, v))
         blocks = [cache.blocks(b) for b in range(cache.batch)]
-        mixed, lse = streaming.attend(q, at, blocks, value_width=w.value_width, **arguments_of(self))
+        mixed, lse = streaming.attend(q, at, blocks, value_width=w.value_width, **self._arguments())
         for last in self.finish:
             mixed = last.finish(mixed, x, at)
         return Attended(w.outputs(mixed), lse), cache
@@ -174,12 +198,12 @@ class Grouped:
         w = self.projections
         rows = batch * new
         total = w.cost(rows, "query", "key", "value", "output")
-        for part in self.query_key:
-            total += part.queries_cost(tokens=rows, heads=w.heads, width=w.width)
-            total += part.keys_cost(tokens=rows, heads=w.kv_heads, width=w.width)
+        for part, width in zip(self.query_key, self._widths, strict=False):
+            total += part.queries_cost(tokens=rows, heads=w.heads, width=width)
+            total += part.keys_cost(tokens=rows, heads=w.kv_heads, width=width)
         for last in self.finish:
             total += last.finish_cost(tokens=rows, heads=w.heads, width=w.value_width)
-        schema = key_value(w.kv_heads, w.width, w.value_width, w.dtype)
+        schema = key_value(w.kv_heads, self.key_width, w.value_width, w.dtype)
         total += schema.append_cost(past=past, new=new, batch=batch, page=self.page)
-        shape = Shape(w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, past, new, batch)
+        shape = Shape(w.heads, w.kv_heads, self.key_width, w.value_width, w.dtype.itemsize, past, new, batch)
         return total + attend_cost(shape, self.mask, **bends_of(self))
