@@ -6,7 +6,7 @@
 "Content to position" reads keys of distances, KR; "position to content" reads queries of distances, QR.
 The paper writes δ' = δ(k, q); the released code, and every model trained with it, uses δ' = δ(q, k).
 b is the distance itself, or log buckets as in version 2: with N buckets, E = N // 2 and a farthest
-distance F, |n| <= E stays, and beyond it
+distance F, what is at most E away stays, and beyond it
 
     b(n)  =  sign(n) · ( E + ceil( (E - 1) · ln(|n| / E) / ln((F - 1) / E) ) ).
 

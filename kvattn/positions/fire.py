@@ -13,11 +13,11 @@ call, so cached keys stay what they are; but positions are not relative: moving 
 same amount changes the result beyond L.  In an encoder a later key is read by its distance.
 Cost: see `Fire.cost`.
 
-Source: Li et al. 2023 (arXiv 2310.04418) §3.2 eq. 5 and 7; the network of 32 hidden units is in appendix D.
+Source: Li et al. 2023 (arXiv 2310.04418) §3.2; the network has 32 hidden units there.
 
-Where libraries differ: published programs count positions from 0, as here, where the paper's eq. 5 counts
-from 1; they add 1e-6 to the divisor (``epsilon``); training scripts make one matrix for the longest
-length, and some then divide every row by ψ of that length, which is another scheme.
+Where libraries differ: published programs count positions from 0, as here, add 1e-6 to the divisor
+(``epsilon``), and keep L as a start of 512 times a learned factor.  Those that train with random positions
+draw them first, sorted, and use them as i and j.
 """
 
 from dataclasses import dataclass

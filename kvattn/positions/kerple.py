@@ -11,7 +11,7 @@ in float64 and rounded once to the dtype of the scores.  It looks at the absolut
 the same in an encoder, which sees both sides; for the laws of a cache, join with a causal mask.
 Cached per token: nothing.  Cost: see `KerpleLog.cost` and `KerplePower.cost`.
 
-Source: Chi et al. 2022 (arXiv 2205.09921) §4 eq. 6 and 7: r1 is ``height``, r2 ``rate`` or ``exponent``.
+Source: Chi et al. 2022 (arXiv 2205.09921) §4: r1 is ``height``, r2 ``rate`` or ``exponent``.
 
 Where libraries differ: the authors' code keeps the parameters above 0.01 by clamping while it trains;
 here what is given is used.  With the power 0, 0 ** 0 = 1 on the diagonal; the paper asks for more than 0.

@@ -10,7 +10,7 @@ columns]``.  Products in the dtype of the notes (`kvattn.positions.distance_tabl
 Cached per token: nothing; a query's note is used in its own step only.  Keys ahead get no bias, which
 a causal mask hides anyway.  Cost: see `RelativeProjection.cost`.
 
-Source: Thinking Machines 2026, Inkling, as implemented in transformers (`InklingRelativeLogits`); no paper.
+Source: Thinking Machines 2026, Inkling, as implemented in transformers (``InklingRelativeLogits``); no paper.
 
 Where libraries differ: x-transformers gives the projection of r a bias; Inkling's local layers have an extent
 equal to their window, and its global layers multiply the bias, with the queries, by a temperature.

@@ -15,7 +15,7 @@ tokens back takes their c back.
 Cost of T new tokens: as grouped attention, ``2·T·M·Hq`` for the gates, 4 operations and 2
 transcendental ones for each gate, 2 per computed pair.
 
-Source: Lin et al. 2025 (arXiv 2503.02130) §3 eq. 4 to 6; gates per query head: its released code.
+Source: Lin et al. 2025 (arXiv 2503.02130) §3; one gate for each query head: its released code.
 Where libraries differ: the FLA reference and x-transformers keep the running sum in float32, as whole
 sequences go through at once; x-transformers can do both directions, and starts b_f at 5.  FoX "Pro" adds
 norms of queries and keys, a norm and a gate of the output (``query_key``, ``finish``) and a shift of tokens.

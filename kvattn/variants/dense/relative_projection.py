@@ -7,7 +7,7 @@ Cached per token: a key and a value for each key/value head, ``Hkv · (D + Dv)``
 query and is not kept.
 Cost of T new tokens: as grouped attention, ``2·T·M·Hq·R`` for r, and ``2·R + 1`` per computed pair.
 
-Source: Thinking Machines 2026, Inkling, as implemented in transformers (`InklingAttention`); no paper.
+Source: Thinking Machines 2026, Inkling, as implemented in transformers (``InklingAttention``); no paper.
 Where libraries differ: Inkling has no rotation, norms queries and keys per head and therefore scales
 by 1/D; short convolutions over keys and values come before them.  In its global layers a temperature
 multiplies queries and bias alike: give it in ``query_key`` and in ``relative_key``.
