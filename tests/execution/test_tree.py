@@ -16,6 +16,8 @@ from kvattn.masks import Causal, Tree, Window
 from kvattn.positions.alibi import Alibi
 from kvattn.positions.rotary import Rotary
 from kvattn.typing import Array, Attended
+from kvattn.variants.dense.grouped import Grouped
+from kvattn.variants.dense.projections import Projections
 from tests.execution.questions import distance, distance_by_hand
 
 HKV, HEADS, D, DV = 2, 4, 4, 3
@@ -125,6 +127,29 @@ def test_after_a_commit_decoding_goes_on_as_if_nothing_had_been_drafted(
     assert np.array_equal(after.out, before.out)
     assert np.array_equal(after.lse, before.lse)
     assert held.length == tree.start + len(tree.parents)  # the draft is a value, too
+
+
+@given(st.integers(0, 4), st.integers(0, 2**16), st.sampled_from([2, 256]))
+def test_a_layer_goes_on_behind_a_commit_as_behind_its_own_steps(start: int, seed: int, page: int) -> None:
+    """The layer's projections around `tree_attend`; then its own steps, to the bit, and its out for the first node."""
+    random = np.random.default_rng(seed)
+    wq, wk, wv, wo = (random.normal(size=shape) for shape in ((6, 4 * D), (6, 2 * D), (6, 2 * DV), (4 * DV, 6)))
+    layer = Grouped(Projections(wq, wk, wv, wo, heads=4, kv_heads=2), query_key=(TURN,), page=page)
+    x, drafted = random.normal(size=(2, start, 6)), random.normal(size=(2, 5, 6))
+    _, past = layer.step(layer.start(2), x)
+    tree, w = Tree([-1, -1, 0, 1, 3], start), layer.projections
+    rows = [w.queries(drafted), w.keys(drafted), w.values(drafted)]
+    found, held = checked(tree, past, rows)
+    kept, plainly, alone = commit(held, tree, [1, 3, 4]), past, []
+    for node in (1, 3, 4):
+        one, plainly = layer.step(plainly, drafted[:, node : node + 1])
+        alone.append(one)
+    assert np.allclose(
+        w.outputs(found.out)[:, [1, 3, 4]], np.concatenate([one.out for one in alone], 1), rtol=1e-11, atol=1e-11
+    )
+    after, before = layer.step(kept, drafted[:, :2])[0], layer.step(plainly, drafted[:, :2])[0]
+    assert np.array_equal(after.out, before.out)
+    assert np.array_equal(after.lse, before.lse)
 
 
 def test_a_commit_writes_what_moves_and_no_more() -> None:
