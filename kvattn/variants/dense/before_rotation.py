@@ -66,6 +66,10 @@ class Unchanging:
 
     rotary: Rotary
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.rotary, Rotary):
+            raise ArgumentError(f"rotary must be a Rotary, got {shown(self.rotary)}")
+
     def rotary_at(self, length: int) -> Rotary:
         """The rotation, whatever the length.
 

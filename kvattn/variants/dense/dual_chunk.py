@@ -43,6 +43,11 @@ class ChunksBehind:
     farthest
         And at most; None for any number.
 
+    Raises
+    ------
+    ArgumentError
+        When a number is no integer or too small.
+
     Examples
     --------
     >>> at = np.arange(6)
@@ -53,6 +58,12 @@ class ChunksBehind:
     size: int
     nearest: int
     farthest: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", integer("size", self.size, 1))
+        object.__setattr__(self, "nearest", integer("nearest", self.nearest, 0))
+        if self.farthest is not None:
+            object.__setattr__(self, "farthest", integer("farthest", self.farthest, self.nearest))
 
     def __call__(self, b: Indices | int, h: Indices | int, q_positions: Positions, k_positions: Positions) -> Visible:
         """Answer for every pair, the four arguments broadcasting."""

@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from kvattn.arguments import shown
+from kvattn.arguments import integer, shown
 from kvattn.arrays import positions as read_positions
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.paged import Paged
@@ -33,7 +33,7 @@ from kvattn.core import streaming
 from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
 from kvattn.core.merge import merge, merge_cost
-from kvattn.core.pipeline import arguments_of, bends_of, settle
+from kvattn.core.pipeline import arguments_of, bends_of, check_mask, settle
 from kvattn.counting import Tally
 from kvattn.errors import ArgumentError
 from kvattn.masks.causal import Causal
@@ -63,6 +63,10 @@ class Floor:
     group: int = 1
     offset: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", integer("group", self.group, 1))
+        object.__setattr__(self, "offset", integer("offset", self.offset, 0))
+
     def __call__(self, positions: Positions) -> Positions:
         """The places."""
         return positions // self.group + self.offset
@@ -79,6 +83,12 @@ class Cycle:
     size: int
     offset: int = 0
     most: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", integer("size", self.size, 1))
+        object.__setattr__(self, "offset", integer("offset", self.offset, 0))
+        if self.most is not None:
+            object.__setattr__(self, "most", integer("most", self.most, 0))
 
     def __call__(self, positions: Positions) -> Positions:
         """The places."""
@@ -124,7 +134,7 @@ class Placed:
     Raises
     ------
     ArgumentError
-        When there is no way, or something else among them.
+        When there is no way, or something else among them, or no rotation.
 
     Examples
     --------
@@ -154,6 +164,12 @@ class Placed:
             raise ArgumentError(f"ways must be a non-empty sequence of Way, got {shown(self.ways)}")
         if not all(isinstance(way, Way) for way in self.ways):
             raise ArgumentError(f"ways must be a non-empty sequence of Way, got {shown(list(self.ways))}")
+        for way in self.ways:
+            check_mask(way.mask)
+            if way.mask is None:
+                raise ArgumentError("mask of a way must say which pairs are its own, got None")
+        if not isinstance(self.rotary, Rotary):
+            raise ArgumentError(f"rotary must be a Rotary, got {shown(self.rotary)}")
         object.__setattr__(self, "ways", tuple(self.ways))
         settle(self, self.projections.heads, self.projections.dtype)
 

@@ -381,6 +381,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ArgumentError,
         r"^scheme must have rotary_at\(length\), got Rotary\(.*; one rotation for all lengths is Unchanging\(rotary\)$",
     ),
+    "no rotation": (
+        lambda: Unchanging(NTK),  # type: ignore[arg-type]
+        ArgumentError,
+        r"^rotary must be a Rotary, got DynamicNTK\(",
+    ),
     "a class": (
         lambda: replace(PLAIN, scheme=DynamicNTK),  # type: ignore[arg-type]
         ArgumentError,

@@ -148,3 +148,17 @@ def test_chunks_behind_joins_with_other_masks() -> None:
 def test_a_bad_size_is_named(sizes: Any, words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         dual_chunk(**sizes)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ((0, 1), r"^size must be an integer >= 1, got 0$"),
+        ((3, -1), r"^nearest must be an integer >= 0, got -1$"),
+        ((3, 2, 1), r"^farthest must be an integer >= 2, got 1$"),
+    ],
+    ids=range(3),
+)
+def test_a_bad_mask_is_named(numbers: Any, words: str) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        ChunksBehind(*numbers)

@@ -201,6 +201,26 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ArgumentError,
         r"^ways must be a non-empty sequence of Way, got \[",
     ),
+    "no rotation": (
+        lambda: replace(PLAIN, rotary=None),  # type: ignore[arg-type]
+        ArgumentError,
+        r"^rotary must be a Rotary, got None$",
+    ),
+    "a way without a mask": (
+        lambda: replace(PLAIN, ways=(Way(3, Floor(), Floor()),)),  # type: ignore[arg-type]
+        ArgumentError,
+        r"^mask must be a mask of kvattn.masks or None, got 3$",
+    ),
+    "a way for everything": (
+        lambda: replace(PLAIN, ways=(Way(None, Floor(), Floor()),)),  # type: ignore[arg-type]
+        ArgumentError,
+        r"^mask of a way must say which pairs are its own, got None$",
+    ),
+    "no group": (lambda: Floor(0), ArgumentError, r"^group must be an integer >= 1, got 0$"),
+    "an offset below 0": (lambda: Floor(2, -1), ArgumentError, r"^offset must be an integer >= 0, got -1$"),
+    "no size": (lambda: Cycle(0), ArgumentError, r"^size must be an integer >= 1, got 0$"),
+    "a cycle's offset": (lambda: Cycle(2, 0.5), ArgumentError, r"^offset must be an integer >= 0, got 0\.5$"),  # type: ignore[arg-type]
+    "a negative limit": (lambda: Cycle(2, 0, -1), ArgumentError, r"^most must be an integer >= 0, got -1$"),
     "rank": (
         lambda: PLAIN.step(PLAIN.start(), np.ones((2, 6))),
         ShapeError,
