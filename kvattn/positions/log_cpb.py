@@ -11,8 +11,8 @@ divided by that window instead.
 Shapes: ``table [H, 2·rows - 1, 2·columns - 1]``; scores ``[..., rows, columns]``, elementwise.  The table is
 made once, in float64, and an entry is rounded once to the dtype of the scores.
 Cached per token: nothing.  Windows of images see both sides and have no cache in use; under a causal
-mask, tokens in raster order, every law of a cache holds.  Swin V2's cosine score is a norm of queries and
-keys (``query_key``) with a learned scale.  Cost: see `GridBias.cost`.
+mask, tokens in raster order, every law of a cache holds.  Swin V2's cosine score is a ``query_key`` of its own,
+`kvattn.variants.dense.cosine`.  Cost: see `GridBias.cost`.
 
 Source: learned: Liu et al. 2021 (Swin, arXiv 2103.14030) §3.2 eq. 4; log-CPB: Liu et al. 2022 (Swin V2,
 arXiv 2111.09883) §3.3 eq. 3 and 4; 8, 3, 16 and the sigmoid are in the released code.

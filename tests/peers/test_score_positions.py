@@ -27,6 +27,7 @@ from kvattn.positions.transformer_xl import TransformerXL
 from kvattn.testing.heads_by_hand import drawn, drawn_projections
 from kvattn.testing.laws import stepped
 from kvattn.typing import Array
+from kvattn.variants.dense.cosine import Cosine
 from kvattn.variants.dense.forgetting import Forgetting
 from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.dense.projections import Projections
@@ -173,6 +174,32 @@ def test_x_transformers_scales_the_bias(causal: bool) -> None:
     table = 2.0 * module.relative_attention_bias.weight.detach().numpy()
     mod = BucketBias(table, OneWay() if causal else BothWays())
     assert apart(bent(mod, range(10, 40), range(40), 3), module(30, 40)) <= CLOSE
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.peer("positions/t5_buckets", "transformers T5Attention", "1e-12")
+def test_t5_does_not_scale(causal: bool) -> None:
+    from transformers import T5Config
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    length, hidden = 9, 12
+    config = T5Config(
+        d_model=hidden, d_kv=4, num_heads=3, relative_attention_num_buckets=8, relative_attention_max_distance=9
+    )
+    config.is_decoder = causal
+    module = T5Attention(config, has_relative_attention_bias=True, layer_idx=0).eval()
+    with torch.no_grad():
+        for n, parameter in enumerate(module.parameters()):
+            parameter.copy_(tensor(drawn(*parameter.shape, seed=n) * hidden**-0.5))
+    x = drawn(2, length, hidden, seed=9)
+    hides = torch.full((length, length), -math.inf).triu(1) if causal else torch.zeros(length, length)
+    theirs = module(tensor(x), mask=hides[None, None])[0]
+    query, key, value, output = (getattr(module, name).weight.detach().numpy().T for name in "qkvo")
+    table = module.relative_attention_bias.weight.detach().numpy()
+    mod = BucketBias(table, OneWay(8, 9) if causal else BothWays(8, 9))
+    w = Projections(query, key, value, output, 3, 3)
+    for ours in both(Grouped(w, Causal() if causal else None, mods=(mod,), scale=1.0), x):
+        assert apart(ours, theirs) <= CLOSE
 
 
 # Shaw
@@ -325,6 +352,29 @@ def test_swin_v2_makes_its_table_with_a_network(trained: tuple[int, int] | None)
     first, shift, last = (part.detach().numpy() for part in (inner.weight.T, inner.bias, outer.weight.T))
     mod = log_cpb(grid, first, shift, last, trained)
     assert apart(bent(mod, range(6), range(6), heads), theirs) <= CLOSE
+
+
+@pytest.mark.peer("positions/log_cpb: log-CPB", "transformers Swinv2SelfAttention, whole", "1e-12")
+def test_swin_v2_takes_cosines() -> None:
+    from transformers import Swinv2Config
+    from transformers.models.swinv2.modeling_swinv2 import Swinv2SelfAttention
+
+    heads, grid, hidden = 3, (2, 3), 12
+    module = Swinv2SelfAttention(Swinv2Config(), hidden, heads, grid).eval()
+    with torch.no_grad():
+        for n, parameter in enumerate(module.parameters()):
+            parameter.copy_(tensor(drawn(*parameter.shape, seed=n)))
+        module.query.bias.zero_()
+        module.value.bias.zero_()
+    x = drawn(2, 6, hidden, seed=9)
+    inner, outer = module.continuous_position_bias_mlp[0], module.continuous_position_bias_mlp[2]
+    first, shift, last = (part.detach().numpy() for part in (inner.weight.T, inner.bias, outer.weight.T))
+    query, key, value = (getattr(module, name).weight.detach().numpy().T for name in ("query", "key", "value"))
+    cosine = Cosine.learned(module.logit_scale.detach().numpy().ravel())
+    w = Projections(query, key, value, np.eye(hidden), heads, heads)
+    layer = Grouped(w, None, query_key=(cosine,), mods=(log_cpb(grid, first, shift, last),), scale=1.0)
+    for ours in both(layer, x):
+        assert apart(ours, module(tensor(x))[0]) <= CLOSE
 
 
 @pytest.mark.peer("positions/log_cpb: learned", "transformers SwinRelativePositionBias", "bits: a lookup")

@@ -1,12 +1,13 @@
 """A layer in loops over balls, with a scheme's score told as a function of one pair: shared by the tests of schemes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from kvattn.counting import Tally, counting
 from kvattn.testing.balls import Ball, agree, dot, given, total
 from kvattn.testing.heads_by_hand import Row, cut, drawn, drawn_projections, softmax, times
 from kvattn.testing.laws import stepped
@@ -14,6 +15,8 @@ from kvattn.typing import Array, Attended, Place
 from kvattn.variants.dense.grouped import Grouped
 
 T = 6
+PAIRS = 2 * 4 * T * (T + 3)
+"""Pairs of two sequences, four heads, T queries and T + 3 keys, which lie in one block."""
 CUTS: tuple[tuple[int, ...], ...] = ((), (1, 2, 3, 4, 5), (2, 2, 5))
 DTYPES = (np.float64, np.float32)
 
@@ -105,12 +108,33 @@ def bent(mod: Any, q: Any, k: Any, heads: int = 1, dtype: Any = np.float64, **ot
     return found
 
 
+def added_cost(layer: Any) -> Tally:
+    """What the mods of a layer add to a step of `T` tokens behind 3 cached ones, in two sequences, as counted."""
+    x = drawn(2, T + 3, layer.projections.hidden, seed=9, dtype=layer.projections.dtype)
+    found = []
+    for each in (layer, replace(layer, mods=())):
+        _, cache = stepped(each, x[:, :3], ())
+        with counting() as tally:
+            each.step(cache, x[:, 3:])
+            found.append(tally.tally)
+    with_mods, without = found
+    assert with_mods.pairs_computed == PAIRS
+    return Tally(
+        matmul=with_mods.matmul - without.matmul,
+        arithmetic=with_mods.arithmetic - without.arithmetic,
+        transcendental=with_mods.transcendental - without.transcendental,
+    )
+
+
 def full(layer: Any, x: Array) -> Attended:
     """One step of everything."""
     return stepped(layer, x, ())[0]
 
 
 __all__ = [
+    "PAIRS",
+    "Tally",
+    "added_cost",
     "CUTS",
     "DTYPES",
     "Ball",

@@ -10,7 +10,7 @@ from kvattn.errors import ArgumentError
 from kvattn.positions import Alibi
 from kvattn.positions.alibi import KeyAlibi, SymmetricAlibi, mpt_slopes, power_slopes, slopes
 from kvattn.typing import Place
-from tests.positions.scored import DTYPES, Ball, Pair, bent, example, full
+from tests.positions.scored import DTYPES, PAIRS, Ball, Pair, Tally, added_cost, bent, example, full
 
 
 def by_hand(heads: int) -> list[Fraction]:
@@ -213,3 +213,11 @@ def test_it_is_a_value() -> None:
     assert Alibi(np.array([0.5, 0.25])) == Alibi((0.5, 0.25))  # type: ignore[arg-type]
     assert hash(Alibi((0.5, 0.25))) == hash(Alibi((0.5, 0.25)))
     assert repr(Alibi((0.5,))) == "Alibi(slopes=(0.5,))"
+
+
+def test_a_pair_costs_two_to_four_operations() -> None:
+    def none(pair: Pair) -> Ball:
+        return pair.product
+
+    for mod, work in ((Alibi(SLOPES), 3), (SymmetricAlibi(SLOPES), 4), (KeyAlibi(SLOPES), 2)):
+        assert added_cost(example(mod, none).layer) == Tally(arithmetic=work * PAIRS)

@@ -11,7 +11,7 @@ import pytest
 from kvattn.errors import ArgumentError
 from kvattn.positions.disentangled import Disentangled, LogBuckets
 from kvattn.positions.distance_table import DistanceTable
-from tests.positions.scored import DTYPES, Ball, Pair, bent, dot, drawn, example
+from tests.positions.scored import DTYPES, PAIRS, Ball, Pair, Tally, added_cost, bent, dot, drawn, example
 
 SPAN = 2
 KR, QR = drawn(4, 2 * SPAN, 4, seed=1), drawn(4, 2 * SPAN, 4, seed=2)
@@ -127,3 +127,8 @@ def test_buckets_feed_the_table() -> None:
 def test_a_bad_argument_is_named(call: Any, words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         call()
+
+
+def test_a_pair_costs_two_products_of_d_numbers() -> None:
+    """D = 4: twice 8 FLOPs, a scaling and an addition."""
+    assert added_cost(layer(BOTH, score(True, True)).layer) == Tally(matmul=16 * PAIRS, arithmetic=4 * PAIRS)

@@ -9,7 +9,7 @@ import pytest
 
 from kvattn.errors import ArgumentError, DtypeError, ShapeError
 from kvattn.positions.fire import Fire
-from tests.positions.scored import DTYPES, Ball, Pair, bent, drawn, example
+from tests.positions.scored import DTYPES, PAIRS, Ball, Pair, Tally, added_cost, bent, drawn, example
 
 FIRE = Fire(
     drawn(3, seed=1), drawn(3, seed=2), drawn(4, 3, seed=3), drawn(4, seed=4), rate=0.7, threshold=2.5, epsilon=1e-6
@@ -91,3 +91,7 @@ def test_a_bad_argument_is_named(change: Any, error: Any, words: str) -> None:
 def test_a_head_without_a_row_raises() -> None:
     with pytest.raises(ArgumentError, match=r"^outer must cover every query head, got 4 and head 4$"):
         bent(FIRE, [0], [0], 5)
+
+
+def test_a_pair_costs_a_logarithm_and_five_for_each_hidden_unit() -> None:
+    assert added_cost(example(FIRE, by_hand).layer) == Tally(arithmetic=22 * PAIRS, transcendental=PAIRS)

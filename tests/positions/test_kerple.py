@@ -9,7 +9,7 @@ import pytest
 from kvattn.errors import ArgumentError
 from kvattn.positions.alibi import Alibi
 from kvattn.positions.kerple import KerpleLog, KerplePower
-from tests.positions.scored import DTYPES, Ball, Pair, bent, example
+from tests.positions.scored import DTYPES, PAIRS, Ball, Pair, Tally, added_cost, bent, example
 
 HEIGHT, RATE, EXPONENT = (0.5, 2.0, 1.0, 3.0), (1.0, 0.25, 4.0, 0.5), (0.5, 1.0, 1.5, 2.0)
 
@@ -89,3 +89,8 @@ def test_both_sides_of_the_query_are_penalised_alike(mod: Any) -> None:
 def test_a_bad_argument_is_named(call: Any, words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         call()
+
+
+def test_a_pair_costs_a_logarithm_or_a_power() -> None:
+    assert added_cost(example(LOG, by_hand_log).layer) == Tally(arithmetic=6 * PAIRS, transcendental=PAIRS)
+    assert added_cost(example(POWER, by_hand_power).layer) == Tally(arithmetic=4 * PAIRS, transcendental=PAIRS)

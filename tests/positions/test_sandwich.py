@@ -7,7 +7,7 @@ import pytest
 
 from kvattn.errors import ArgumentError
 from kvattn.positions.sandwich import Sandwich, compression
-from tests.positions.scored import DTYPES, Ball, Pair, bent, example
+from tests.positions.scored import DTYPES, PAIRS, Ball, Pair, Tally, added_cost, bent, example
 
 WIDTH, BASE = 6, 100.0
 MOD = Sandwich.of(4, WIDTH, BASE)
@@ -67,3 +67,7 @@ def test_at_distance_0_it_is_half_the_width_times_the_slope() -> None:
 def test_a_bad_argument_is_named(call: Any, words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         call()
+
+
+def test_a_pair_costs_a_cosine_for_each_wave() -> None:
+    assert added_cost(example(MOD, by_hand).layer) == Tally(arithmetic=9 * PAIRS, transcendental=3 * PAIRS)

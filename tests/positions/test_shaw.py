@@ -10,7 +10,7 @@ import pytest
 from kvattn.errors import ArgumentError, ShapeError
 from kvattn.positions.distance_table import DistanceTable
 from kvattn.positions.shaw import ShawKeys
-from tests.positions.scored import DTYPES, Ball, Pair, bent, dot, drawn, example
+from tests.positions.scored import DTYPES, PAIRS, Ball, Pair, Tally, added_cost, bent, dot, drawn, example
 
 BEHIND = 2
 SHARED, EACH = drawn(4, 4, seed=1), drawn(4, 4, 4, seed=2)  # rows for k - q = -2, -1, 0, 1
@@ -82,3 +82,8 @@ def test_what_is_given_is_copied() -> None:
     shaw = ShawKeys.of(vectors, BEHIND)
     vectors += 1
     assert np.array_equal(shaw.table.vectors[0], SHARED[::-1])
+
+
+def test_a_pair_costs_a_product_of_d_numbers() -> None:
+    """D = 4: 8 FLOPs, a scaling and an addition."""
+    assert added_cost(example(GOOD, score(SHARED)).layer) == Tally(matmul=8 * PAIRS, arithmetic=2 * PAIRS)

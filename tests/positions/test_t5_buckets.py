@@ -9,7 +9,7 @@ import pytest
 
 from kvattn.errors import ArgumentError, ShapeError
 from kvattn.positions.t5_buckets import BothWays, BucketBias, OneWay, borders
-from tests.positions.scored import DTYPES, Ball, Pair, bent, drawn, example
+from tests.positions.scored import DTYPES, PAIRS, Ball, Pair, Tally, added_cost, bent, drawn, example
 
 TABLE = drawn(4, 4, seed=1)
 
@@ -122,3 +122,7 @@ def test_ahead_of_the_query_one_way_is_bucket_0() -> None:
 def test_a_bad_argument_is_named(call: Any, error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
         call()
+
+
+def test_a_pair_costs_a_difference_and_an_addition() -> None:
+    assert added_cost(example(BucketBias(TABLE, OneWay(4, 5)), by_hand).layer) == Tally(arithmetic=2 * PAIRS)
