@@ -21,6 +21,7 @@ def path(choices: Choices) -> Case:
     direction, strength = (numbers(choices, shape, dtype, "weights", shape[0] ** -0.5) for shape in shapes)
     batch, length = choices.integer(1, 3, "B"), length_of(choices)
     scale = pick(choices, (None, 0.7), "scale")
-    layer = Path(weights, direction, strength, scale, page=page_of(choices))
+    bias = numbers(choices, (weights.kv_heads,), dtype, "bias") if choices.integer(0, 1, "biased") else None
+    layer = Path(weights, direction, strength, bias, scale, page=page_of(choices))
     case = case_of(choices, layer, batch, length, weights.hidden, dtype)
     return replace(case, relative=True, depth=case.depth + 4 * length)  # a reflection more for every token between

@@ -10,7 +10,7 @@ Shapes: table e ``[P, D]``, shared by heads; scores and weights ``[Hq, T, S]``.
 Cached per token: as grouped attention, and nothing of positions: they belong to pairs.
 Cost: ``2 · P · D`` FLOPs per row; 12 operations and an exponential per pair besides the softmax.
 
-Source: Golovneva et al. 2024 (2405.18719) §4, eq. 3-6 and appendix B.
+Source: Golovneva et al. 2024 (2405.18719) §4 and appendix B.
 Where libraries differ: the paper writes the gate of q · k, its code and x-transformers that of the scaled, masked
 logit: f = 1 here; f = √D is the paper's formula where the scale is 1/√D.  q is not scaled in q · e.
 """

@@ -15,7 +15,8 @@ Shapes: scores and weights ``[Hq, T, S]``.  Cached per token: as grouped attenti
 Cost: 8 operations per pair and 2 per row for sparsemax; 19 and a square root per pair for 1.5-entmax.
 Sorting is not counted.  lse is NaN: parts over different keys do not merge.
 
-Source: sparsemax: Martins & Astudillo 2016 (1602.02068) alg. 1; α: Peters et al. 2019 (1905.05702) §3 and alg. 2.
+Source: sparsemax: Martins & Astudillo 2016 (1602.02068) alg. 1; any α, and the exact τ for 1.5: Peters et al. 2019
+(1905.05702).
 Where libraries differ: ``entmax`` also searches τ by bisection, for any α; that agrees to about its step.
 """
 

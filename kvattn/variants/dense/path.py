@@ -2,7 +2,7 @@
 
     s_ij = scale · k_jᵀ (Π_{t = j+1..i} H_t) q_i,      H_t = I - β_t w_t w_tᵀ,      w = softmax over j ≤ i
 
-    w_t = W_w x_t / ‖W_w x_t‖,      β_t = 2 σ(W_β x_t)
+    w_t = W_w x_t / ‖W_w x_t‖,      β_t = 2 σ(W_β x_t + b_β)
 
 With β = 2 a token reflects, with β = 0 it lets pass; the product runs H_{j+1} … H_i, so a query walks back from
 its own place and meets H_i first.  No other position is needed, and none is offered: the mask is causal.
@@ -12,10 +12,11 @@ query heads of a group.
 Cached per token: key, value, w and β as they are made, ``Hkv · (2 D + Dv + 1)`` numbers; nothing cached is ever
 rewritten.  Cost: ``2 (D + Dv)`` FLOPs per computed pair as in grouped attention, and ``4 D + 1`` to walk on by a key.
 
-Source: Yang et al. 2025 (2505.16381) §3.1, eq. 1-2, and §3.3.
-Where libraries differ: engines rewrite every cached key at each step, k_j ← H_t k_j, which rounds once per
-token and cannot be rolled back; the released layer makes w by a low rank and a short convolution over
-time, and may add forget gates.  Here the walk is the sequence of steps that the equation names.
+Source: Yang et al. 2025 (2505.16381), the definition of PaTH attention and the parameterisation of H.
+Where libraries differ: engines rewrite every cached key at each step, k_j ← H_t k_j, which no rollback can take
+back without the token's w and β.  flash-linear-attention's layer is this one with ``use_low_rank_w`` and
+``use_w_shortconv`` off; they make w by a low rank and by a short convolution over time.  It divides w by
+‖w‖ with an ε under the root; here a w of zeros stays 0, and its token lets pass.
 """
 
 from collections.abc import Sequence
@@ -105,6 +106,8 @@ class Path:
         The four matrices and the head counts.
     direction, strength
         W_w ``[M, Hkv·D]`` and W_β ``[M, Hkv]``, copied.
+    strength_bias
+        b_β ``[Hkv]``, copied, or None.
     scale
         As in `kvattn.attend`.
     page
@@ -128,6 +131,7 @@ class Path:
     projections: Projections
     direction: Array
     strength: Array
+    strength_bias: Array | None = None
     scale: float | None = None
     page: int = BLOCK
 
@@ -138,6 +142,10 @@ class Path:
             held = kept(name, getattr(self, name), "M N")
             check_kept(name, held, f"{w.hidden} {columns}", w.dtype)
             object.__setattr__(self, name, held)
+        if self.strength_bias is not None:
+            bias = kept("strength_bias", self.strength_bias, "Hkv")
+            check_kept("strength_bias", bias, f"{w.kv_heads}", w.dtype)
+            object.__setattr__(self, "strength_bias", bias)
 
     def definition(self, x: Array, positions: Positions) -> Attended:
         """The paper's equation on the whole sequence, with matrices: all keys are turned on by one token at a time.
@@ -167,8 +175,12 @@ class Path:
             np.repeat(np.einsum("btm,mhd->bhtd", x, part.reshape(w.hidden, w.kv_heads, width)), group, axis=1)
             for part, width in shapes
         )
-        direction = direction / np.sqrt((direction**2).sum(axis=-1, keepdims=True))
-        strength = 2.0 / (1.0 + np.exp(-strength))
+        length_of = np.sqrt((direction**2).sum(axis=-1, keepdims=True))
+        direction = np.divide(direction, length_of, out=np.zeros_like(direction), where=length_of != 0)
+        if self.strength_bias is not None:
+            strength = strength + np.repeat(self.strength_bias, group)[:, None, None]
+        with np.errstate(over="ignore"):
+            strength = 2.0 / (1.0 + np.exp(-strength))
         outer = np.einsum("bhtd,bhte->bhtde", direction, direction)
         turns = np.eye(w.width, dtype=x.dtype) - strength[..., None] * outer  # H_t, [B, Hq, T, D, D]
         scores = np.full((batch, w.heads, length, length), -np.inf, x.dtype)
@@ -217,8 +229,10 @@ class Path:
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
         at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
         q, direction = w.queries(x), split(ops.contract(x, self.direction, weights=True), w.kv_heads)
-        strength = split(2.0 * ops.sigmoid(ops.contract(x, self.strength, weights=True)), w.kv_heads)
-        charge(_unit_cost(direction.size // w.width, w.width) + Tally(arithmetic=strength.size))
+        raised = ops.contract(x, self.strength, weights=True)
+        raised = raised if self.strength_bias is None else raised + self.strength_bias
+        strength = split(2.0 * ops.sigmoid(raised), w.kv_heads)
+        charge(self._made_cost(strength.size))
         cache = cache.append(PathRow(w.keys(x), w.values(x), _unit(direction), strength))
         blocks = [self._blocks(cache, b) for b in range(cache.batch)]
         mixed, lse = scored.attend(
@@ -247,12 +261,17 @@ class Path:
         for matrix in (self.direction, self.strength):
             total += ops.contract_cost(rows, matrix.shape, matrix.itemsize)
         made = rows * w.kv_heads
-        total += _unit_cost(made, w.width) + Tally(arithmetic=3 * made, transcendental=made)
+        total += self._made_cost(made) + Tally(arithmetic=2 * made, transcendental=made)
         total += self._schema().append_cost(past=past, new=new, batch=batch, page=self.page)
         itemsize = w.dtype.itemsize
         shape = Shape(w.heads, w.kv_heads, w.width, w.value_width, itemsize, past, new, batch)
         notes = w.kv_heads * (w.width + 1) * itemsize
         return total + scored_cost(shape, Softmax(), Causal(), scoring=Walk(), notes=notes)
+
+    def _made_cost(self, made: int) -> Tally:
+        """Directions of length 1: a square, an addition and a division per number, a root each; strengths doubled."""
+        biased = self.strength_bias is not None
+        return Tally(arithmetic=made * (3 * self.projections.width + 1 + biased), transcendental=made)
 
     def _schema(self) -> Schema[PathRow]:
         w = self.projections
@@ -274,8 +293,3 @@ def _unit(vectors: Array) -> Array:
     whole = np.ascontiguousarray(vectors)
     length = np.sqrt((whole * whole).sum(axis=-1, keepdims=True))
     return whole / np.where(length == 0.0, 1.0, length).astype(whole.dtype, copy=False)
-
-
-def _unit_cost(vectors: int, width: int) -> Tally:
-    """A square, an addition and a division per number; a root per vector."""
-    return Tally(arithmetic=3 * vectors * width, transcendental=vectors)

@@ -8,7 +8,7 @@ Shapes: table a ``[2K + 1, Dv]``, shared by heads, row ``d + K`` for distance d 
 Cached per token: nothing more; the embeddings are added per pair and never to a cached value.
 Cost: an addition per pair to sum the weights of each distance, ``2 · (2K + 1) · Dv`` FLOPs and Dv additions per row.
 
-Source: Shaw et al. 2018 (1803.02155) §3.1-3.2, eq. 3; the other half, aᴷ in the scores, is a mod.
+Source: Shaw et al. 2018 (1803.02155) §3.1-3.2; the other half, aᴷ in the scores, is a mod.
 Where libraries differ: most keep aᴷ only; a table per head is written there with the heads in front.  T5's
 bias and Shaw's key term bend scores, this bends what is read.
 """

@@ -9,8 +9,8 @@ Shapes: scores and weights ``[Hq, T, S]``.  Cached per token: as grouped attenti
 Cost: 2 operations per pair, 3 for the square; no exponential, and nothing per row.
 Parts over different keys merge by plain addition; lse is NaN.
 
-Source: n and both functions: Wortsman et al. 2023 (2309.08586) §2-3; the square: Hua et al. 2022 (2202.10447) §3;
-without n and with a norm: Zhang et al. 2021 (2104.07012) §3.
+Source: n and both functions: Wortsman et al. 2023 (2309.08586) §3; the square: Hua et al. 2022 (2202.10447), the gated
+attention unit; without n and with a norm: Zhang et al. 2021 (2104.07012), rectified linear attention.
 Where libraries differ: Hua et al. divide the score by n, inside the square, which is a factor in ``scale``.
 """
 

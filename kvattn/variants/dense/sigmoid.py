@@ -9,9 +9,8 @@ Shapes: scores and weights ``[Hq, T, S]``.  Cached per token: as grouped attenti
 Cost: 3 operations and one exponential per pair; no maximum, no sum over keys, nothing per row.
 There being no denominator, parts over different keys merge by plain addition, and lse is NaN.
 
-Source: Ramapuram et al. 2024 (2409.04431) §2, eq. 3; b: §3 and §5.
-Where libraries differ: x-transformers (``attn_sigmoid``) has no b, and adds a weight for masked keys that only its
-large negative number keeps at 0.
+Source: Ramapuram et al. 2024 (2409.04431) §2; how b is set: §5.
+Where libraries differ: x-transformers (``attn_sigmoid``) has no b.
 """
 
 from dataclasses import dataclass

@@ -13,9 +13,9 @@ Shapes: scores and weights ``[Hq, T, S]``.  Cached per token: as grouped attenti
 Cost: 10 operations and two exponentials per pair, two operations per row.  lse is NaN: parts over different
 keys merge only with their denominators beside them.
 
-Source: Zuhri et al. 2025 (2504.20966) §3.1 and §3.2 (the form that subtracts m, and ε).
-Where libraries differ: ε is added to the shifted sum, so its weight against unshifted scores is ε e^m;
-the released code takes 1e-8 in one file and 1e-6 in another, and matters only where all scores are nearly 0.
+Source: Zuhri et al. 2025 (2504.20966), the definition and the form that subtracts m and adds ε.
+Where libraries differ: ε is added to the shifted sum, so its weight against unshifted scores is ε e^m, and matters
+only where all scores are nearly 0; code in use subtracts e^-m from e^(s-m), which cancels there.
 """
 
 from dataclasses import dataclass

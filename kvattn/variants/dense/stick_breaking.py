@@ -13,7 +13,7 @@ Shapes: scores and weights ``[Hq, T, S]``; `Remainder` takes ``[Hq, Dv]``.  Cach
 Cost: 6 operations and 5 transcendentals per pair.  lse is NaN; parts merge in the order of their keys only:
 the part behind fades the one in front by what it leaves over.
 
-Source: Tan et al. 2024 (2410.17980) §3, eq. 2-6.
+Source: Tan et al. 2024 (2410.17980), the definition and its form in logarithms.
 Where libraries differ: ``attend_current`` of the released kernels asks the query's own key; their language models
 mix what is left over into the output as a learned vector for each head, here `Remainder`.
 """

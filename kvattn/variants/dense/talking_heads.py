@@ -7,7 +7,7 @@ Cached per token: as grouped attention.  Cost: ``4 · Hq`` FLOPs per pair beside
 Logits are mixed before they are masked, so a hidden key cannot reach another head through them; a key that the
 mask hides from some heads only is mixed by the others.  lse is that of the mixed logits, before R.
 
-Source: Shazeer et al. 2020 (2003.02436) §3, with as many heads for logits and weights as for keys.
+Source: Shazeer et al. 2020 (2003.02436), with as many heads for logits and weights as for keys.
 Where libraries differ: the paper's matrices are ``[in, out]``; x-transformers adds the mixed logits to the unmixed
 ones, I + P; there and in the paper the weights of a hidden key are 0 before R mixes them, as here.
 """

@@ -15,6 +15,7 @@ from kvattn.testing.balls import Ball, agree, dot, given, total
 from kvattn.testing.laws import stepped
 from kvattn.testing.weighed_by_hand import sigmoid, small, softmax
 from kvattn.typing import Array, Attended, Place
+from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.dense.path import Path, Walk
 
 W, X = small()
@@ -45,7 +46,10 @@ def by_hand(layer: Path, x: Array) -> tuple[Any, Any]:
                 straight = [dot(row, ww[g * D + d]) for d in range(D)]
                 length = root(total([number * number for number in straight]))
                 unit = [number / length for number in straight]
-                beta = sigmoid(dot(row, wb[g])) * 2.0
+                raised = dot(row, wb[g])
+                if layer.strength_bias is not None:
+                    raised = raised + given(layer.strength_bias)[g]
+                beta = sigmoid(raised) * 2.0
                 turns[-1].append([[Ball(float(a == b)) - beta * unit[a] * unit[b] for b in range(D)] for a in range(D)])
         mixed: list[list[Ball]] = [[] for _ in sequence]
         logs: list[list[Ball]] = []
@@ -79,10 +83,12 @@ def gap(found: Attended, layer: Path, x: Array) -> float:
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_definition_and_steps_equal_by_hand(dtype: Any) -> None:
     w, x = small(dtype=dtype)
-    layer = Path(w, DIRECTION.astype(dtype), STRENGTH.astype(dtype), page=2)
-    assert gap(layer.definition(x, np.arange(6)), layer, x) <= 1
-    for cuts in ((), (1, 2, 3, 4, 5), (2, 2, 5)):
-        assert gap(stepped(layer, x, cuts)[0], layer, x) <= 1
+    bias = np.array([0.5, -1.0], dtype)
+    for strength_bias in (None, bias):
+        layer = Path(w, DIRECTION.astype(dtype), STRENGTH.astype(dtype), strength_bias, page=2)
+        assert gap(layer.definition(x, np.arange(6)), layer, x) <= 1
+        for cuts in ((), (1, 2, 3, 4, 5), (2, 2, 5)):
+            assert gap(stepped(layer, x, cuts)[0], layer, x) <= 1
 
 
 class Wrong(Walk):
@@ -144,16 +150,20 @@ def test_wrong_walks_are_rejected(name: str, rejected: bool) -> None:
 
 def test_no_strength_is_attention_without_positions() -> None:
     """β = 2 σ(-800) = 0: nobody turns anything."""
-    still = Path(W, DIRECTION, np.zeros((5, 2)))
-    with_ones = np.concatenate([X[..., :4], np.ones((2, 6, 1))], axis=-1)
-    strength = np.zeros((5, 2))
-    strength[4] = -800.0
-    found = stepped(replace(still, strength=strength), with_ones, (2,))[0]
-    q, k, v = W.queries(with_ones), W.keys(with_ones), W.values(with_ones)
-    scores = np.einsum("bhtd,bhsd->bhts", q, k.repeat(2, 1)) * 0.5
-    powers = np.exp(scores) * np.tri(6)
-    mixed = powers / powers.sum(-1, keepdims=True) @ v.repeat(2, 1)
-    assert np.allclose(found.out, W.outputs(mixed), rtol=1e-12, atol=1e-13)
+    layer = Path(W, DIRECTION, np.zeros((5, 2)), np.full(2, -800.0))
+    plain = Grouped(W)
+    for found, wanted in (
+        (stepped(layer, X, (2,))[0], stepped(plain, X, (2,))[0]),
+        (layer.definition(X, np.arange(6)), plain.definition(X, np.arange(6))),
+    ):
+        assert np.allclose(found.out, wanted.out, rtol=1e-13, atol=1e-13)
+        assert np.allclose(found.lse, wanted.lse, rtol=1e-13, atol=1e-13)
+
+
+def test_a_direction_of_zeros_lets_pass() -> None:
+    layer = Path(W, np.zeros((5, 8)), STRENGTH)
+    for found in (stepped(layer, X, (2,))[0], layer.definition(X, np.arange(6))):
+        assert np.allclose(found.out, Grouped(W).definition(X, np.arange(6)).out, rtol=1e-13, atol=1e-13)
 
 
 def test_two_reflections_at_the_same_mirror_are_none() -> None:
@@ -161,9 +171,8 @@ def test_two_reflections_at_the_same_mirror_are_none() -> None:
     same = np.zeros((5, 8))
     same[4] = np.random.default_rng(0).normal(size=8)
     strong = np.zeros((5, 2))
-    strong[4] = 800.0
     x = np.concatenate([X[..., :4], np.ones((2, 6, 1))], axis=-1)
-    layer = Path(W, same, strong)
+    layer = Path(W, same, strong, np.full(2, 800.0))
     cache = layer.step(layer.start(2), x)[1]
     rows = np.zeros((2, 8, 4))
     rows[:, 0] = W.queries(x)[0, ::2, 5]
@@ -190,6 +199,7 @@ def test_every_field_matters_but_the_page() -> None:
         "projections": small(2, 2)[0],
         "direction": DIRECTION + 1,
         "strength": STRENGTH + 1,
+        "strength_bias": np.ones(2),
         "scale": 1.5,
         "page": 3,
     }
@@ -203,6 +213,7 @@ def test_every_field_matters_but_the_page() -> None:
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "direction": ({"direction": np.ones((5, 4))}, ShapeError, r"^direction must have shape \[5, 8\], got \(5, 4\)$"),
     "strength": ({"strength": np.ones((5, 4))}, ShapeError, r"^strength must have shape \[5, 2\], got \(5, 4\)$"),
+    "strength_bias": ({"strength_bias": np.ones(3)}, ShapeError, r"^strength_bias must have shape \[2\], got \(3,\)$"),
     "dtype": (
         {"strength": STRENGTH.astype("f4")},
         DtypeError,
