@@ -177,7 +177,7 @@ def layer_by_hand(
     w
         Weights under the names of `kvattn.variants.dense.projections.Projections`.
     x
-        ``[B, T, M]``.
+        ``[B, T, M]``, an array or nested lists of balls, such as another layer's output.
     sees
         Which keys of its own sequence a query sees, by position.
     queries, keys, values
@@ -206,7 +206,7 @@ def layer_by_hand(
     scale = 1 / math.sqrt(w.query.shape[1] // w.heads) if scale is None else scale
     out: list[Heads] = []
     logs: list[Heads] = []
-    for b, rows in enumerate(given(x)):
+    for b, rows in enumerate(given(x) if isinstance(x, np.ndarray) else x):
         held = [keys(j, cut(times(row, w.key), w.kv_heads)) for j, row in enumerate(rows)]
         kept = [values(j, cut(times(row, w.value), w.kv_heads)) for j, row in enumerate(rows)]
         more_keys, more_values = beside(b)

@@ -1,7 +1,7 @@
 """Attention modules of transformers whose heads are normed, gated, paired or shared, with all weights drawn at random.
 
-transformers computes norms, softmax and rotations in float32 whatever it is given; for these tests the name float32
-means float64, so that both sides compute in float64 and differ by roundings only: a few hundred of 1.1e-16 on numbers
+transformers computes norms, softmax and rotations in float32 whatever it is given; for these tests float and float32
+mean float64, so that both sides compute in float64 and differ by roundings only: a few hundred of 1.1e-16 on numbers
 of size 1, below the 1e-13 allowed.  Masks, cosines and sines are ours.
 """
 
@@ -12,19 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvattn.masks import Causal, Window
+from kvattn.masks import Causal, Chunked, Window
 from kvattn.mods import Bias
 from kvattn.positions import Rotary
+from kvattn.positions.temperature import Stepped, Temperature
 from kvattn.testing.laws import stepped
 from kvattn.variants.compressed.tied import SharedProjection, SharedRow, TurnBack, tied
 from kvattn.variants.dense.cosine import Cosine
 from kvattn.variants.dense.differential import Differential, from_halves, initial, learned
 from kvattn.variants.dense.grouped import Grouped
+from kvattn.variants.dense.layers import Layers
 from kvattn.variants.dense.memory_rows import MemoryRows
 from kvattn.variants.dense.merged import Merged
 from kvattn.variants.dense.output_gate import SigmoidGate, SoftplusGate, parted
 from kvattn.variants.dense.projections import Projections
 from kvattn.variants.dense.query_key_norm import FullRmsNorm, HeadLayerNorm, HeadRmsNorm
+from kvattn.variants.dense.value_residual import ValueResidual
 
 torch = pytest.importorskip("torch", reason="heads: transformers runs on torch")
 pytest.importorskip(
@@ -50,6 +53,7 @@ TURN = Rotary.of(D)
 @pytest.fixture(autouse=True)
 def _float32_is_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch, "float32", torch.float64)
+    monkeypatch.setattr(torch, "float", torch.float64)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -404,3 +408,110 @@ def test_t5gemma2(window: int | None) -> None:
     said: dict[str, Any] = {"mask": mask, "memory_lengths": lengths, "query_key": (norm, TURN), "scale": 5**-0.5}
     ours = Merged(projections(theirs), memory, memory_key=(norm,), **said)
     agrees(ours, found[0].numpy(), Merged(projections(theirs), memory, memory_key=(norm, TURN), **said))
+
+
+def attention_of(model: Any) -> tuple[list[dict[str, Any]], Any]:
+    """Attention weights of each layer and the norms in front; feed-forward parts give nothing, and no norm ends."""
+    theirs = [held(layer) for layer in model.layers]
+    with torch.no_grad():
+        for layer in model.layers:
+            getattr(layer, "mlp" if hasattr(layer, "mlp") else "feed_forward").down_proj.weight.zero_()
+    model.norm = torch.nn.Identity()
+    named = [{name.removeprefix("self_attn."): value for name, value in layer.items()} for layer in theirs]
+    return named, np.stack([layer["input_layernorm.weight"] for layer in theirs])
+
+
+def hidden_of(model: Any, x: Any) -> Any:
+    model.eval()
+    with torch.no_grad():
+        return model(inputs_embeds=torch.from_numpy(x)).last_hidden_state.numpy()
+
+
+INTERLEAVED = SIZES | {"num_hidden_layers": 4, "vocab_size": 8, "intermediate_size": 4, "pad_token_id": None}
+
+
+@pytest.mark.peer(
+    "variants/dense/layers", "transformers Qwen3Model, sliding and full layers", "1e-13: float64 throughout"
+)
+def test_qwen3_layers() -> None:
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3Config, Qwen3Model
+
+    kinds = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    config = Qwen3Config(**INTERLEAVED, **ROPE, use_sliding_window=True, sliding_window=3, layer_types=kinds)
+    model = Qwen3Model(config).double()
+    theirs, norm = attention_of(model)
+
+    def layer(weights: dict[str, Any], kind: str) -> Grouped:
+        own = HeadRmsNorm(weights["q_norm.weight"], weights["k_norm.weight"], EPS)
+        return Grouped(projections(weights), Window(3) if kind.startswith("s") else Causal(), (own, TURN))
+
+    ours = Layers(tuple(map(layer, theirs, kinds)), M, norm, EPS)
+    everywhere = Layers(tuple(map(layer, theirs, ["full"] * 4)), M, norm, EPS)
+    agrees(ours, hidden_of(model, hidden()), everywhere)
+
+
+@pytest.mark.peer(
+    "variants/dense/layers", "transformers SmolLM3Model, layers without rotation", "1e-13: float64 throughout"
+)
+def test_smollm3_layers() -> None:
+    from transformers.models.smollm3.modeling_smollm3 import SmolLM3Config, SmolLM3Model
+
+    turns = [1, 1, 1, 0]
+    model = SmolLM3Model(SmolLM3Config(**INTERLEAVED, **ROPE, no_rope_layers=turns)).double()
+    theirs, norm = attention_of(model)
+
+    def layer(weights: dict[str, Any], turned: int) -> Grouped:
+        return Grouped(projections(weights), query_key=(TURN,) if turned else ())
+
+    ours = Layers(tuple(map(layer, theirs, turns)), M, norm, EPS)
+    everywhere = Layers(tuple(map(layer, theirs, [1] * 4)), M, norm, EPS)
+    agrees(ours, hidden_of(model, hidden()), everywhere)
+
+
+@pytest.mark.peer(
+    "variants/dense/layers", "transformers Llama4TextModel, chunked and hot layers", "1e-13: float64 throughout"
+)
+def test_llama4_layers() -> None:
+    """Layers that rotate see their chunk of 3 tokens, layers that do not see everything and grow hotter."""
+    from transformers.models.llama4.modeling_llama4 import Llama4TextConfig, Llama4TextModel
+
+    turns = [1, 0, 1, 0]
+    config = Llama4TextConfig(
+        **INTERLEAVED,
+        **ROPE,
+        no_rope_layers=turns,
+        attention_chunk_size=3,
+        moe_layers=[],
+        intermediate_size_mlp=4,
+        attn_temperature_tuning=True,
+        floor_scale=2,
+        attn_scale=0.5,
+        use_qk_norm=True,
+    )
+    model = Llama4TextModel(config).double()
+    theirs, norm = attention_of(model)
+    turn = Rotary.of(D, layout="adjacent")
+
+    def layer(weights: dict[str, Any], turned: int) -> Grouped:
+        if turned:
+            return Grouped(projections(weights), Causal() & Chunked(3), (turn, HeadRmsNorm(eps=EPS)))
+        return Grouped(projections(weights), query_key=(Temperature(Stepped(0.5, 2, 1)),))
+
+    ours = Layers(tuple(map(layer, theirs, turns)), M, norm, EPS)
+    everywhere = Layers(tuple(map(layer, theirs, [1] * 4)), M, norm, EPS)
+    agrees(ours, hidden_of(model, hidden()), everywhere)
+
+
+@pytest.mark.peer("variants/dense/value_residual", "x-transformers add_value_residual", "1e-13: float64 throughout")
+def test_x_transformers_value_residual() -> None:
+    """Two attention layers around which we write the residual connections; each half of the values is the first's."""
+    (first, one), (second, two) = x_transformers_layer(), x_transformers_layer()
+    with torch.no_grad():
+        second.to_v.weight.copy_(second.to_v.weight.flip(0))
+        x = torch.from_numpy(hidden())
+        out, held_back = first(x, return_intermediates=True)
+        middle = x + out
+        wanted = (middle + second(middle, value_residual=held_back.values)).numpy()
+    other = Projections(two.query, two.key, two.value[:, ::-1], two.output, HEADS, HEADS)
+    ours = ValueResidual((Grouped(one), Grouped(other)), ((0.5, 0.5),))
+    agrees(ours, wanted, Layers((Grouped(one), Grouped(other)), M))

@@ -74,6 +74,8 @@ def test_a_layer_bends_finishes_and_reads_what_lies_beside() -> None:
     assert beside[0][0][0][0].value == 9.0
     lse = layer_by_hand(w, x, sinks=[math.log(2.0), 0.0], scale=0.0)[1]
     assert [round(math.exp(ball.value), 12) for ball in lse[0][0]] == [3.0, 4.0]
+    again = layer_by_hand(w, layer_by_hand(w, x, scale=0.0)[0], scale=0.0)
+    assert again[0][0][1][0].value == 2.0 * (2.0 + 4.0) / 2.0
     asked: list[int] = []
 
     def noted(position: int, heads: Heads) -> Heads:

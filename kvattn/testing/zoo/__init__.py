@@ -26,6 +26,7 @@ from kvattn.testing.zoo.grouped import grouped
 from kvattn.testing.zoo.indexed import indexed
 from kvattn.testing.zoo.kerple import kerple
 from kvattn.testing.zoo.latent import absorbed, expanded
+from kvattn.testing.zoo.layers import layers, value_residual
 from kvattn.testing.zoo.log_cpb import grid_bias
 from kvattn.testing.zoo.longformer import longformer
 from kvattn.testing.zoo.memory_rows import memory_rows
@@ -108,6 +109,8 @@ ZOO: Mapping[str, Callable[[Choices], Case]] = {
     "path": path,
     "merged": merged,
     "memory_rows": memory_rows,
+    "layers": layers,
+    "value_residual": value_residual,
 }
 """A case generator for every variant, by name."""
 
