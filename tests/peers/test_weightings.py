@@ -18,8 +18,9 @@ import pytest
 from kvattn.caches.blocks import blocks_of
 from kvattn.core import scored
 from kvattn.core.definition import definition
-from kvattn.core.weights import Beside, Softmax, Weighing
+from kvattn.core.weights import Softmax, Weighing
 from kvattn.masks import Causal
+from kvattn.positions.shaw import ShawKeys
 from kvattn.testing.laws import stepped
 from kvattn.testing.weighed_by_hand import small
 from kvattn.variants.dense.contextual_positions import ContextualPositions
@@ -70,12 +71,13 @@ def qkv() -> list[Any]:
     return drawn((B, H, T, D), (B, H, T, D), (B, H, T, DV))
 
 
-def ours(parts: list[Any], weighing: Weighing, *, mask: Any = Causal(), beside: tuple[Beside, ...] = ()) -> Any:  # noqa: B008
+def ours(parts: list[Any], weighing: Weighing, **options: Any) -> Any:
+    """Causal unless told otherwise."""
     q, k, v = parts
     held = [blocks_of(k[b], v[b], np.arange(k.shape[2])) for b in range(len(k))]
     at = np.broadcast_to(np.arange(q.shape[2]), (len(q), q.shape[2]))
-    options: dict[str, Any] = {"value_width": v.shape[3], "mask": mask, "beside": beside}
-    return scored.attend(q, at, held, weighing=weighing, **options).out
+    bends = {"mask": Causal(), **options}
+    return scored.attend(q, at, held, value_width=v.shape[3], weighing=weighing, **bends).out
 
 
 def tensors(*arrays: Any) -> Any:
@@ -254,3 +256,16 @@ def test_relative_values_in_torch(reach: int) -> None:
     steps = (torch.arange(T)[None] - torch.arange(T)[:, None]).clamp(-reach, reach) + reach
     wanted = weights @ v + (weights[..., None] * torch.from_numpy(table)[steps]).sum(-2)
     assert apart(ours(qkv(), Softmax(), beside=(RelativeValues(table),)), wanted) < NEAR
+
+
+@pytest.mark.peer("variants/dense/relative_values", "torch indexing, with Shaw's keys too", "1e-12: float64")
+def test_relative_keys_and_values_in_torch() -> None:
+    """Both halves of the paper together."""
+    keys, values = drawn((7, D), (7, DV))
+    q, k, v = tensors(*qkv())
+    steps = (torch.arange(T)[None] - torch.arange(T)[:, None]).clamp(-3, 3) + 3
+    turned = (k[:, :, None] + torch.from_numpy(keys)[steps]) * q[:, :, :, None]  # q · (k + aᴷ)
+    weights = (turned.sum(-1) / D**0.5).masked_fill(~CAUSAL, -torch.inf).softmax(-1)
+    wanted = weights @ v + (weights[..., None] * torch.from_numpy(values)[steps]).sum(-2)
+    found = ours(qkv(), Softmax(), beside=(RelativeValues(values),), mods=(ShawKeys.of(keys, behind=3),))
+    assert apart(found, wanted) < NEAR

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kvattn.errors import ArgumentError
-from kvattn.masks import Window
+from kvattn.masks import Causal, Sink, Window
 from kvattn.testing.balls import Ball
 from kvattn.testing.laws import stepped
 from kvattn.testing.weighed_by_hand import NOWHERE, Asked, by_hand, gap, sigmoid, small
@@ -64,6 +64,15 @@ def test_no_score_overflows(score: float) -> None:
     with np.errstate(over="raise", invalid="raise"):
         found = Sigmoid().weigh(np.full((1, 1, 256), score), np.ones((1, 1, 256), np.bool_), NOWHERE)
     assert (found.weights == (score > 0)).all()
+
+
+@pytest.mark.law("variants/dense/sigmoid", "parts over different keys merge by a plain sum", "bound")
+@pytest.mark.parametrize("middle", [0, 1, 3, 6])
+def test_parts_merge_by_a_plain_sum(middle: int) -> None:
+    whole = replace(LAYER, mask=Causal()).definition(X, np.arange(6)).out
+    front = replace(LAYER, mask=Causal() & Sink(middle)).definition(X, np.arange(6)).out
+    back = replace(LAYER, mask=Causal() & ~Sink(middle)).definition(X, np.arange(6)).out
+    assert np.allclose(front + back, whole, rtol=1e-13, atol=1e-13)
 
 
 def test_another_key_changes_no_weight() -> None:

@@ -117,6 +117,19 @@ def test_weights_and_remainder_sum_to_1_for_any_scores() -> None:
     assert (weights >= 0).all()
 
 
+@pytest.mark.law("variants/dense/stick_breaking", "the part behind fades the one in front by what it leaves", "bound")
+@pytest.mark.parametrize("middle", [0, 1, 3, 6])
+def test_parts_merge_in_the_order_of_their_keys(middle: int) -> None:
+    scores = np.random.default_rng(0).normal(size=(3, 5, 256)) * 3
+    front, back = (np.broadcast_to(some, scores.shape) for some in (np.arange(256) < middle, np.arange(256) >= middle))
+    with np.errstate(under="ignore"):
+        whole, first, last = (
+            StickBreaking().weigh(scores, seen, NOWHERE).weights for seen in (front | back, front, back)
+        )
+        left = np.where(back, 1 / (1 + np.exp(scores)), 1.0).prod(-1, keepdims=True)
+    assert np.allclose(first * left + last, whole, rtol=1e-12, atol=1e-300)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_a_sure_key_takes_all_and_digits_stay_near_certainty(dtype: Any) -> None:
     scores = np.zeros((1, 1, 256), dtype)
