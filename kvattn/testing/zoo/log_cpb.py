@@ -17,7 +17,9 @@ def grid_bias(choices: Choices) -> Case:
     """
 
     def scheme(weights: Projections) -> Mod:
-        rows, columns = pick(choices, ((92, 3), (1, 270), (40, 7)), "grid")  # room for the longest case, moved
+        rows, columns = pick(
+            choices, ((180, 3), (1, 540), (80, 7)), "grid"
+        )  # room for the longest case twice: one law rolls back
         if choices.integer(0, 1, "learned"):
             return GridBias(numbers(choices, (weights.heads, 2 * rows - 1, 2 * columns - 1), float, "table"))
         inner, shift = numbers(choices, (2, 4), float, "network"), numbers(choices, (4,), float, "network")
