@@ -2,9 +2,10 @@
 
     s[h, i, :]  =  mods(softcap(scale · q_i K_{h // G}ᵀ)),      out[h, i]  =  Σ_j weigh(s)[h, i, j] v_{h // G, j}
 
-Shapes: ``q [B, Hq, T, D]``; keys and values as `kvattn.caches.blocks.KeyBlock`; a `Weighing` and each
-`Beside` get all heads of about 256 / G queries together, ``[Hq, t, S]``.  Memory is that of their scores, so
-O(Hq · S · 256 / G) and not O(T · D): what `kvattn.core.streaming` avoids is what these variants need.
+Shapes: ``q [B, Hq, T, D]``; keys and values as `kvattn.caches.blocks.KeyBlock`; a
+`kvattn.core.weights.Weighing` and each `kvattn.core.weights.Beside` get all heads of about 256 / G queries
+together, ``[Hq, t, S]``.  Memory is that of their scores, so O(Hq · S · 256 / G) and not O(T · D): what
+`kvattn.core.streaming` avoids is what these variants need.
 
 **Bits do not depend on the cut.**  Products have 8 rows; a weighing gives hidden keys exactly 0 and feels no
 hidden column (`kvattn.core.weights`); the mix adds one block of 256 keys after the other, in slot order,

@@ -5,6 +5,8 @@
 
 A position is a real number, so its embedding lies between two of the table's.  Gates of hidden keys are 0:
 they count for nothing.  Sums go down from the last key, one after the other; keys are in the order of slots.
+s is the score after scale, softcap and mods, q the query after any rotation, which then makes q · e depend on
+absolute positions; the paper has no other positions beside these.
 
 Shapes: table e ``[P, D]``, shared by heads; scores and weights ``[Hq, T, S]``.
 Cached per token: as grouped attention, and nothing of positions: they belong to pairs.

@@ -3,7 +3,7 @@
     w_ij = relu(e^s_ij - 1) / (Σ_k |e^s_ik - 1| + ε e^m_i),      m_i = max_k s_ik,   over visible k
 
 Keys that score below 0 add to the denominator and get nothing; weights sum to at most 1.  Hidden keys are
-left out of the sum: they add 0 and not |e^-∞ - 1| = 1.
+left out of the sum: they add 0, and not the 1 that a score of -∞ would.
 
 Computed without overflow and without the cancellation of e^s - 1 near 0: with μ = max(m, 0),
 
