@@ -25,6 +25,7 @@ catalogue = _load()
 PARTS = {
     "masks/combine",
     "masks/anchors",
+    "variants/dense/around",
     "variants/dense/projections",
     "variants/compressed/latent_projections",
     "variants/compressed/latent_rows",

@@ -66,7 +66,7 @@ def polar(choices: Choices) -> Case:
     """Rows that become arrows, twice as wide, with phases of each key head.
 
     >>> from kvattn.testing.choices import Recorded
-    >>> polar(Recorded()).variant.key_width
+    >>> polar(Recorded()).variant.start().schema.fields[0].width
     2
     """
     dtype = dtype_of(choices)

@@ -31,22 +31,21 @@ from typing import Any, Protocol
 import numpy as np
 
 from kvattn.arguments import shown
-from kvattn.arrays import positions as read_positions
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.paged import Paged
-from kvattn.caches.rows import KeyValue, key_value
+from kvattn.caches.rows import KeyValue
 from kvattn.core import streaming
-from kvattn.core.accounting import Shape, attend_cost
+from kvattn.core.accounting import attend_cost
 from kvattn.core.definition import definition
-from kvattn.core.pipeline import arguments_of, bends_of, settle
+from kvattn.core.pipeline import bends_of, settle
 from kvattn.counting import Tally
 from kvattn.errors import ArgumentError
-from kvattn.masks.ahead import check_cut
 from kvattn.masks.causal import Causal
 from kvattn.positions.rotary import Rotary
 from kvattn.typing import Answer, Array, Attended, Finish, Mask, Mod, Positions, QueryKey, Span
+from kvattn.variants.dense import around
 from kvattn.variants.dense._turned import turned
-from kvattn.variants.dense.projections import Projections, check_hidden
+from kvattn.variants.dense.projections import Projections
 
 
 class ByLength(Protocol):
@@ -148,14 +147,9 @@ class BeforeRotation:
         array([[[2., 2.]]])
         """
         w = self.projections
-        x = check_hidden("x", x, None, w.hidden, w.dtype)
+        heads = around.whole_heads(self, x, positions)
+        x, at, q, k, v = heads
         batch, length, _ = x.shape
-        at = read_positions("positions", positions, batch, length)
-        q = np.einsum("btm,mhd->bhtd", x, w.query.reshape(w.hidden, w.heads, w.width))
-        k = np.einsum("btm,mhd->bhtd", x, w.key.reshape(w.hidden, w.kv_heads, w.width))
-        v = np.einsum("btm,mhd->bhtd", x, w.value.reshape(w.hidden, w.kv_heads, w.value_width))
-        for part in self.query_key:
-            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
         mixed = np.empty((batch, w.heads, length, w.value_width), w.dtype)
         lse = np.empty((batch, w.heads, length), w.dtype)
         for t in range(length):
@@ -164,12 +158,9 @@ class BeforeRotation:
             own = [turn.rotate(q[b, :, now], at[b, now]) for b, turn in enumerate(turns)]
             all_keys = [turn.rotate(k[b], at[b]) for b, turn in enumerate(turns)]
             mixed[:, :, now], lse[:, :, now] = definition(
-                np.stack(own), np.stack(all_keys), v, q_positions=at[:, now], k_positions=at, **arguments_of(self)
+                np.stack(own), np.stack(all_keys), v, q_positions=at[:, now], k_positions=at, **around.arguments(self)
             )
-        for last in self.finish:
-            mixed = last.finish(mixed, x, at)
-        out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
-        return Attended(out, lse)
+        return Attended(around.whole_output(self, heads, mixed), lse)
 
     def start(self, batch: int = 1) -> Paged[KeyValue]:
         """The empty cache for ``batch`` sequences.
@@ -178,8 +169,7 @@ class BeforeRotation:
         >>> BeforeRotation(Projections(some, some, some, some, 1, 1), Unchanging(Rotary.of(2))).start(2)
         Paged(KeyValue, page=256, lengths=(0, 0))
         """
-        w = self.projections
-        return Paged.start(key_value(w.kv_heads, w.width, w.value_width, w.dtype), batch, self.page)
+        return Paged.start(around.schema_of(self), batch, self.page)
 
     def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
         """Attend with any number of new tokens, and remember them unturned.
@@ -206,12 +196,8 @@ class BeforeRotation:
                [1., 1.]])
         """
         w = self.projections
-        x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
-        q, k, v = w.queries(x), w.keys(x), w.values(x)
-        for part in self.query_key:
-            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
+        heads = around.new_heads(self, cache, x)
+        x, at, q, k, v = heads
         cache = cache.append(KeyValue(k, v))
         held = [cache.blocks(b) for b in range(cache.batch)]
         mixed = np.empty((cache.batch, w.heads, x.shape[1], w.value_width), w.dtype)
@@ -220,11 +206,9 @@ class BeforeRotation:
             turned_queries = np.stack([turn.rotate(q[b, :, run], at[b, run]) for b, turn in enumerate(turns)])
             blocks = [[self._turned(b, block, turn, at[b, run]) for block in held[b]] for b, turn in enumerate(turns)]
             mixed[:, :, run], lse[:, :, run] = streaming.attend(
-                turned_queries, at[:, run], blocks, value_width=w.value_width, **arguments_of(self)
+                turned_queries, at[:, run], blocks, value_width=w.value_width, **around.arguments(self)
             )
-        for last in self.finish:
-            mixed = last.finish(mixed, x, at)
-        return Attended(w.outputs(mixed), lse), cache
+        return Attended(around.new_output(self, heads, mixed), lse), cache
 
     def cost(self, *, past: int, new: int, batch: int = 1) -> Tally:
         """What `step` counts, in closed form, for a cache that nobody else has extended.
@@ -235,15 +219,8 @@ class BeforeRotation:
         34
         """
         w = self.projections
-        rows = batch * new
-        total = w.cost(rows, "query", "key", "value", "output")
-        for part in self.query_key:
-            total += part.queries_cost(tokens=rows, heads=w.heads, width=w.width)
-            total += part.keys_cost(tokens=rows, heads=w.kv_heads, width=w.width)
-        for last in self.finish:
-            total += last.finish_cost(tokens=rows, heads=w.heads, width=w.value_width)
-        schema = key_value(w.kv_heads, w.width, w.value_width, w.dtype)
-        total += schema.append_cost(past=past, new=new, batch=batch, page=self.page)
+        total = around.cost(self, batch * new)
+        total += around.schema_of(self).append_cost(past=past, new=new, batch=batch, page=self.page)
         keys = past + new
         for run, (turn,) in self._runs(np.arange(past, keys)[None]):
             count = run.stop - run.start
@@ -256,9 +233,7 @@ class BeforeRotation:
                 if self._may_see(b, near, Span(start, min(start + BLOCK, keys) - 1))
             )
             total += turn.cost(rows=w.kv_heads * met, positions=met)
-            shape = Shape(
-                w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, near.low, count, batch, source=keys
-            )
+            shape = around.shape_of(self, near.low, count, batch, source=keys)
             total += attend_cost(shape, self.mask, **bends_of(self))
         return total
 

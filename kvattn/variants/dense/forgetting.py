@@ -28,22 +28,21 @@ from typing import NamedTuple
 import numpy as np
 
 from kvattn import ops
-from kvattn.arrays import positions as read_positions
 from kvattn.axes import sizes
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import Field, Schema
 from kvattn.core import streaming
-from kvattn.core.accounting import Shape, attend_cost
+from kvattn.core.accounting import attend_cost
 from kvattn.core.definition import definition
-from kvattn.core.pipeline import arguments_of, bends_of, settle
+from kvattn.core.pipeline import bends_of, settle
 from kvattn.counting import Tally, charge
 from kvattn.errors import ArgumentError, DtypeError
-from kvattn.masks.ahead import check_cut
 from kvattn.masks.causal import Causal
 from kvattn.mods.bias import Bias
 from kvattn.typing import Array, Attended, Finish, Mask, Mod, Place, Positions, QueryKey
-from kvattn.variants.dense.projections import Projections, check_hidden
+from kvattn.variants.dense import around
+from kvattn.variants.dense.projections import Projections
 
 
 class KeyValueFade(NamedTuple):
@@ -156,27 +155,18 @@ class Forgetting:
         >>> layer.definition(np.array([[[1.0]]]), np.arange(1)).out
         array([[[1.]]])
         """
-        w = self.projections
-        x = check_hidden("x", x, None, w.hidden, w.dtype)
-        batch, length, _ = x.shape
-        at = read_positions("positions", positions, batch, length)
-        q = np.einsum("btm,mhd->bhtd", x, w.query.reshape(w.hidden, w.heads, w.width))
-        k = np.einsum("btm,mhd->bhtd", x, w.key.reshape(w.hidden, w.kv_heads, w.width))
-        v = np.einsum("btm,mhd->bhtd", x, w.value.reshape(w.hidden, w.kv_heads, w.value_width))
+        heads = around.whole_heads(self, x, positions)
+        x, at, q, k, v = heads
+        length = x.shape[1]
         kept = -np.logaddexp(
             0.0, -(np.einsum("btm,mh->bht", x, self.gate) + self.gate_bias[:, None]).astype(np.float64)
         )
         later = np.tri(length, k=-1, dtype=np.bool_)  # [t, j]: token t comes after token j
         fade = np.where(later, kept[..., None], 0.0).cumsum(axis=2)  # [B, Hq, i, j], 0 where j is not before i
         fade -= fade.swapaxes(2, 3)
-        for part in self.query_key:
-            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
-        arguments = arguments_of(self, mods=(Bias(fade, at, at), *self.mods))
+        arguments = around.arguments(self, mods=(Bias(fade, at, at), *self.mods))
         mixed, lse = definition(q, k, v, q_positions=at, k_positions=at, **arguments)
-        for last in self.finish:
-            mixed = last.finish(mixed, x, at)
-        out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
-        return Attended(out, lse)
+        return Attended(around.whole_output(self, heads, mixed), lse)
 
     @property
     def schema(self) -> Schema[KeyValueFade]:
@@ -229,21 +219,15 @@ class Forgetting:
         array([[[1.]]])
         """
         w = self.projections
-        x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
-        q, k, v = w.queries(x), w.keys(x), w.values(x)
+        heads = around.new_heads(self, cache, x)
+        x, at, q, k, v = heads
         fade = self._fade(cache, x)  # [B, T, Hq]
-        for part in self.query_key:
-            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
         cache = cache.append(KeyValueFade(k, v, fade[:, None]))
         blocks = [_blocks(cache, b) for b in range(cache.batch)]
         notes = np.ascontiguousarray(fade.swapaxes(1, 2))[..., None]
-        arguments = arguments_of(self, mods=(Faded(), *self.mods))
+        arguments = around.arguments(self, mods=(Faded(), *self.mods))
         mixed, lse = streaming.attend(q, at, blocks, value_width=w.value_width, query_notes=notes, **arguments)
-        for last in self.finish:
-            mixed = last.finish(mixed, x, at)
-        return Attended(w.outputs(mixed), lse), cache
+        return Attended(around.new_output(self, heads, mixed), lse), cache
 
     def _fade(self, cache: Paged[KeyValueFade], x: Array) -> Array:
         """Running sums of the new tokens, ``[B, T, Hq]``, from the last cached one on."""
@@ -266,16 +250,11 @@ class Forgetting:
         """
         w = self.projections
         rows = batch * new
-        total = w.cost(rows, "query", "key", "value", "output")
+        total = around.cost(self, rows)
         total += ops.contract_cost(rows, self.gate.shape, self.gate.itemsize)
         total += Tally(arithmetic=4 * rows * w.heads, transcendental=2 * rows * w.heads)
-        for part in self.query_key:
-            total += part.queries_cost(tokens=rows, heads=w.heads, width=w.width)
-            total += part.keys_cost(tokens=rows, heads=w.kv_heads, width=w.width)
-        for last in self.finish:
-            total += last.finish_cost(tokens=rows, heads=w.heads, width=w.value_width)
         total += self.schema.append_cost(past=past, new=new, batch=batch, page=self.page)
-        shape = Shape(w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, past, new, batch)
+        shape = around.shape_of(self, past, new, batch)
         bends = bends_of(self) | {"mods": (Faded(), *self.mods)}
         return total + attend_cost(shape, self.mask, notes=8 * w.heads, **bends)
 

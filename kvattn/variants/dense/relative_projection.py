@@ -19,22 +19,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvattn import ops
-from kvattn.arrays import positions as read_positions
 from kvattn.axes import sizes
 from kvattn.caches.blocks import BLOCK
 from kvattn.caches.paged import Paged
-from kvattn.caches.rows import KeyValue, key_value
+from kvattn.caches.rows import KeyValue
 from kvattn.core import streaming
-from kvattn.core.accounting import Shape, attend_cost
+from kvattn.core.accounting import attend_cost
 from kvattn.core.definition import definition
-from kvattn.core.pipeline import arguments_of, bends_of, settle
+from kvattn.core.pipeline import bends_of, settle
 from kvattn.counting import Tally
 from kvattn.errors import DtypeError
-from kvattn.masks.ahead import check_cut
 from kvattn.masks.causal import Causal
 from kvattn.positions.relative_projection import RelativeProjection
 from kvattn.typing import Array, Attended, Finish, Mask, Mod, Positions, QueryKey
-from kvattn.variants.dense.projections import Projections, check_hidden, split
+from kvattn.variants.dense import around
+from kvattn.variants.dense.projections import Projections, split
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,23 +113,16 @@ class RelativeProjected:
         array([[[2.]]])
         """
         w = self.projections
-        x = check_hidden("x", x, None, w.hidden, w.dtype)
-        batch, length, _ = x.shape
-        at = read_positions("positions", positions, batch, length)
-        q = np.einsum("btm,mhd->bhtd", x, w.query.reshape(w.hidden, w.heads, w.width))
-        k = np.einsum("btm,mhd->bhtd", x, w.key.reshape(w.hidden, w.kv_heads, w.width))
-        v = np.einsum("btm,mhd->bhtd", x, w.value.reshape(w.hidden, w.kv_heads, w.value_width))
+        heads = around.whole_heads(self, x, positions)
+        x, at, q, k, v = heads
         r = np.einsum("btm,mhr->bhtr", x, self.relative.reshape(w.hidden, w.heads, -1))
-        for part in self.query_key:
-            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
         for part in self.relative_key:
             r = part.queries(r, at[:, None, :])
         mods = (self.curves, *self.mods)
-        mixed, lse = definition(q, k, v, q_positions=at, k_positions=at, query_notes=r, **arguments_of(self, mods=mods))
-        for last in self.finish:
-            mixed = last.finish(mixed, x, at)
-        out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
-        return Attended(out, lse)
+        mixed, lse = definition(
+            q, k, v, q_positions=at, k_positions=at, query_notes=r, **around.arguments(self, mods=mods)
+        )
+        return Attended(around.whole_output(self, heads, mixed), lse)
 
     def start(self, batch: int = 1) -> Paged[KeyValue]:
         """The empty cache for ``batch`` sequences.
@@ -140,8 +132,7 @@ class RelativeProjected:
         >>> RelativeProjected(weights, one, RelativeProjection([[1.0]])).start(2)
         Paged(KeyValue, page=256, lengths=(0, 0))
         """
-        w = self.projections
-        return Paged.start(key_value(w.kv_heads, w.width, w.value_width, w.dtype), batch, self.page)
+        return Paged.start(around.schema_of(self), batch, self.page)
 
     def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
         """Attend with any number of new tokens, and remember them.
@@ -167,22 +158,16 @@ class RelativeProjected:
         array([[[2.]]])
         """
         w = self.projections
-        x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
-        q, k, v = w.queries(x), w.keys(x), w.values(x)
+        heads = around.new_heads(self, cache, x)
+        x, at, q, k, v = heads
         r = split(ops.contract(x, self.relative, weights=True), w.heads)
-        for part in self.query_key:
-            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
         for part in self.relative_key:
             r = part.queries(r, at[:, None, :])
         cache = cache.append(KeyValue(k, v))
         blocks = [cache.blocks(b) for b in range(cache.batch)]
-        arguments = arguments_of(self, mods=(self.curves, *self.mods))
+        arguments = around.arguments(self, mods=(self.curves, *self.mods))
         mixed, lse = streaming.attend(q, at, blocks, value_width=w.value_width, query_notes=r, **arguments)
-        for last in self.finish:
-            mixed = last.finish(mixed, x, at)
-        return Attended(w.outputs(mixed), lse), cache
+        return Attended(around.new_output(self, heads, mixed), lse), cache
 
     def cost(self, *, past: int, new: int, batch: int = 1) -> Tally:
         """What `step` counts, in closed form, for a cache that nobody else has extended.
@@ -194,16 +179,10 @@ class RelativeProjected:
         """
         w = self.projections
         rows = batch * new
-        total = w.cost(rows, "query", "key", "value", "output")
+        total = around.cost(self, rows)
         total += ops.contract_cost(rows, self.relative.shape, self.relative.itemsize)
-        for part in self.query_key:
-            total += part.queries_cost(tokens=rows, heads=w.heads, width=w.width)
-            total += part.keys_cost(tokens=rows, heads=w.kv_heads, width=w.width)
         for part in self.relative_key:
             total += part.queries_cost(tokens=rows, heads=w.heads, width=len(self.curves.curves))
-        for last in self.finish:
-            total += last.finish_cost(tokens=rows, heads=w.heads, width=w.value_width)
-        schema = key_value(w.kv_heads, w.width, w.value_width, w.dtype)
-        total += schema.append_cost(past=past, new=new, batch=batch, page=self.page)
-        shape = Shape(w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, past, new, batch)
+        total += around.schema_of(self).append_cost(past=past, new=new, batch=batch, page=self.page)
+        shape = around.shape_of(self, past, new, batch)
         return total + attend_cost(shape, self.mask, **(bends_of(self) | {"mods": (self.curves, *self.mods)}))
