@@ -18,25 +18,23 @@ no softmax is taken, so that such parts cannot be merged by mistake.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-import math
 
 import numpy as np
 
 from kvattn.arguments import shown
-from kvattn.arrays import positions as read_positions
 from kvattn.caches.blocks import BLOCK
 from kvattn.caches.paged import Paged
-from kvattn.caches.rows import KeyValue, key_value
+from kvattn.caches.rows import KeyValue
 from kvattn.core import scored
-from kvattn.core.accounting import Shape
-from kvattn.core.pipeline import arguments_of, settle
+from kvattn.core.pipeline import settle
 from kvattn.core.scored import scored_cost
 from kvattn.core.weights import Beside, Softmax, Weighing
 from kvattn.counting import Tally
 from kvattn.errors import ArgumentError
 from kvattn.masks.causal import Causal
 from kvattn.typing import Array, Attended, Finish, Mask, Mod, Place, Positions, QueryKey
-from kvattn.variants.dense.projections import Projections, check_hidden
+from kvattn.variants.dense import around
+from kvattn.variants.dense.projections import Projections
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +90,7 @@ class Weighed:
             raise ArgumentError(f"beside must be a sequence of what is mixed besides values, got {shown(given)}")
         object.__setattr__(self, "beside", tuple(given))
         if hasattr(self.weighing, "check"):
-            self.weighing.check(heads=w.heads, width=w.width, dtype=w.dtype)
+            self.weighing.check(heads=w.heads, width=around.widths(self)[-1], dtype=w.dtype)
         for further in given:
             if hasattr(further, "check"):
                 further.check(heads=w.heads, value_width=w.value_width, dtype=w.dtype)
@@ -115,39 +113,28 @@ class Weighed:
         array([[[1.]]])
         """
         w = self.projections
-        x = check_hidden("x", x, None, w.hidden, w.dtype)
-        batch, length, _ = x.shape
-        at = read_positions("positions", positions, batch, length)
-        q = np.einsum("btm,mhd->bhtd", x, w.query.reshape(w.hidden, w.heads, w.width))
-        k = np.einsum("btm,mhd->bhtd", x, w.key.reshape(w.hidden, w.kv_heads, w.width))
-        v = np.einsum("btm,mhd->bhtd", x, w.value.reshape(w.hidden, w.kv_heads, w.value_width))
-        for part in self.query_key:
-            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
-        k, v = (np.repeat(rows, w.heads // w.kv_heads, axis=1) for rows in (k, v))
-        scale = 1.0 / math.sqrt(w.width) if self.scale is None else self.scale
-        scores = np.einsum("bhtd,bhsd->bhts", q, k) * scale
+        heads = around.whole_heads(self, x, positions)
+        at, q = heads.positions, heads.q
+        k, v = (np.repeat(rows, w.heads // w.kv_heads, axis=1) for rows in (heads.k, heads.v))
+        scores = np.einsum("bhtd,bhsd->bhts", q, k) * around.arguments(self)["scale"]
         if self.softcap is not None:
             scores = self.softcap * np.tanh(scores / self.softcap)
-        heads = np.arange(w.heads)[:, None, None]
-        mixed = np.zeros((batch, w.heads, length, w.value_width), x.dtype)
-        lse = np.zeros(mixed.shape[:3], x.dtype)
-        for b in range(batch):
-            place = Place(b, heads, q[b], at[b][None, :, None], at[b][None, None, :], k[b].swapaxes(1, 2))
+        every = np.arange(w.heads)[:, None, None]
+        mixed, lse = np.zeros((*q.shape[:3], w.value_width), q.dtype), np.zeros(q.shape[:3], q.dtype)
+        for b in range(len(q)):
+            place = Place(b, every, q[b], at[b][None, :, None], at[b][None, None, :], k[b].swapaxes(1, 2))
             bent = scores[b]
             for mod in self.mods:
                 bent = mod(bent, place)
             seen = np.ones(bent.shape, np.bool_)
             if self.mask is not None:
-                seen &= self.mask(b, heads, place.q_positions, place.k_positions)
+                seen &= self.mask(b, every, place.q_positions, place.k_positions)
             with np.errstate(all="ignore"):
                 weights, lse[b] = self.weighing.definition(bent, seen, place)
             mixed[b] = np.einsum("hts,hsd->htd", weights, v[b])
             for further in self.beside:
                 mixed[b] += further.definition(weights, place)
-        for last in self.finish:
-            mixed = last.finish(mixed, x, at)
-        out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
-        return Attended(out, lse)
+        return Attended(around.whole_output(self, heads, mixed), lse)
 
     def start(self, batch: int = 1) -> Paged[KeyValue]:
         """The empty cache for ``batch`` sequences.
@@ -156,8 +143,7 @@ class Weighed:
         >>> Weighed(Projections(one, one, one, one, heads=1, kv_heads=1)).start(2)
         Paged(KeyValue, page=256, lengths=(0, 0))
         """
-        w = self.projections
-        return Paged.start(key_value(w.kv_heads, w.width, w.value_width, w.dtype), batch, self.page)
+        return Paged.start(around.schema_of(self), batch, self.page)
 
     def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
         """Attend with any number of new tokens, and remember them.
@@ -169,6 +155,11 @@ class Weighed:
         x
             ``[B, T, M]``, T >= 0.
 
+        Raises
+        ------
+        PositionError
+            When a token of an earlier step would have seen these (`kvattn.masks.ahead`).
+
         Examples
         --------
         >>> one = np.ones((1, 1))
@@ -176,19 +167,12 @@ class Weighed:
         >>> layer.step(layer.start(), np.array([[[1.0]]]))[0].out
         array([[[1.]]])
         """
-        w = self.projections
-        x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
-        q, k, v = w.queries(x), w.keys(x), w.values(x)
-        for part in self.query_key:
-            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
-        cache = cache.append(KeyValue(k, v))
+        heads = around.new_heads(self, cache, x)
+        cache = cache.append(KeyValue(heads.k, heads.v))
         blocks = [cache.blocks(b) for b in range(cache.batch)]
-        values = {"value_width": w.value_width, "weighing": self.weighing, "beside": self.beside}
-        mixed, lse = scored.attend(q, at, blocks, **arguments_of(self, **values))
-        for last in self.finish:
-            mixed = last.finish(mixed, x, at)
-        return Attended(w.outputs(mixed), lse), cache
+        values = {"value_width": self.projections.value_width, "weighing": self.weighing, "beside": self.beside}
+        mixed, lse = scored.attend(heads.q, heads.positions, blocks, **around.arguments(self, **values))
+        return Attended(around.new_output(self, heads, mixed), lse), cache
 
     def cost(self, *, past: int, new: int, batch: int = 1) -> Tally:
         """What `step` counts, in closed form, for a cache that nobody else has extended.
@@ -198,17 +182,7 @@ class Weighed:
         >>> layer.cost(past=9, new=1).pairs_computed
         10
         """
-        w = self.projections
-        rows = batch * new
-        total = w.cost(rows, "query", "key", "value", "output")
-        for part in self.query_key:
-            total += part.queries_cost(tokens=rows, heads=w.heads, width=w.width)
-            total += part.keys_cost(tokens=rows, heads=w.kv_heads, width=w.width)
-        for last in self.finish:
-            total += last.finish_cost(tokens=rows, heads=w.heads, width=w.value_width)
-        schema = key_value(w.kv_heads, w.width, w.value_width, w.dtype)
-        total += schema.append_cost(past=past, new=new, batch=batch, page=self.page)
-        shape = Shape(w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, past, new, batch)
-        return total + scored_cost(
-            shape, self.weighing, self.mask, beside=self.beside, mods=self.mods, softcap=self.softcap is not None
-        )
+        total = around.cost(self, batch * new)
+        total += around.schema_of(self).append_cost(past=past, new=new, batch=batch, page=self.page)
+        shape, capped = around.shape_of(self, past, new, batch), self.softcap is not None
+        return total + scored_cost(shape, self.weighing, self.mask, beside=self.beside, mods=self.mods, softcap=capped)

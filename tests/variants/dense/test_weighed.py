@@ -10,9 +10,9 @@ import pytest
 
 from kvattn.core.weights import Softmax, Weighing
 from kvattn.counting import Tally, counting
-from kvattn.errors import ArgumentError, DtypeError, ShapeError
-from kvattn.masks import Causal, Chunked, Sink, Window
-from kvattn.positions import Alibi, Rotary
+from kvattn.errors import ArgumentError, DtypeError, PositionError, ShapeError
+from kvattn.masks import Causal, Chunked, Prefix, Sink, Window
+from kvattn.positions import Alibi, Polar, Rotary
 from kvattn.testing.balls import Ball
 from kvattn.testing.laws import stepped
 from kvattn.testing.weighed_by_hand import NOWHERE, Asked, by_hand, gap, small, softmax
@@ -85,8 +85,11 @@ FEATURES: dict[str, Any] = {
 }
 
 
-def test_every_feature_means_what_it_means_in_grouped_attention() -> None:
-    this, that = Weighed(W, page=2, **FEATURES), Grouped(W, page=2, **FEATURES)
+@pytest.mark.parametrize("query_key", [FEATURES["query_key"], (Rotary.of(4), Polar.of(4, 2))])
+def test_every_feature_means_what_it_means_in_grouped_attention(query_key: Any) -> None:
+    """Polar widens the rows; the scale stays that of the projection unless given."""
+    features = FEATURES | {"query_key": query_key, "scale": None}
+    this, that = Weighed(W, page=2, **features), Grouped(W, page=2, **features)
     for found, wanted in (
         (this.definition(X, np.arange(6)), that.definition(X, np.arange(6))),
         (stepped(this, X, (1, 4))[0], stepped(that, X, (1, 4))[0]),
@@ -189,6 +192,14 @@ def test_a_step_of_no_tokens_gives_no_rows() -> None:
         assert found.lse.shape == (2, 4, 0)
         assert after.lengths == cache.lengths
     assert FULL.definition(np.zeros((2, 0, 5)), np.arange(0)).out.shape == (2, 0, 5)
+
+
+def test_a_step_that_an_earlier_token_would_have_seen_is_refused() -> None:
+    layer = Weighed(W, Sigmoid(), Causal() | Prefix(4))
+    assert np.allclose(stepped(layer, X, (4,))[0].out, layer.definition(X, np.arange(6)).out, rtol=1e-13, atol=1e-13)
+    _, cache = stepped(layer, X[:, :2], ())
+    with pytest.raises(PositionError, match=r"^x must begin where no earlier token sees further, but "):
+        layer.step(cache, X[:, 2:])
 
 
 def test_it_caches_what_grouped_attention_does() -> None:
