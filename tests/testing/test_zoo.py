@@ -71,7 +71,6 @@ IDLE = {
     "Cross": {"mask", "scale"},
     "Indexed": {"scale"},
     "GatedDelta": {"length_epsilon", "norm_epsilon"},
-    "Differential": {"scale"},
     "BeforeRotation": {"finish"},
     "Placed": {"finish"},
     "alibi": {"finish"},

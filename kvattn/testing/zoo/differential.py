@@ -6,6 +6,7 @@ from kvattn.testing.choices import Choices, numbers, pick
 from kvattn.testing.laws import Case
 from kvattn.testing.zoo.parts import case_of, dtype_of, length_of, mask_of, page_of
 from kvattn.variants.dense.differential import Differential, initial
+from kvattn.variants.dense.output_gate import SigmoidGate
 from kvattn.variants.dense.projections import Projections
 
 
@@ -25,6 +26,7 @@ def differential(choices: Choices) -> Case:
     query, key, value = (numbers(choices, shape, dtype, "weights", shape[0] ** -0.5) for shape in shapes)
     output = numbers(choices, (heads * value_width, hidden), dtype, "weights", (heads * value_width) ** -0.5)
     norm = 1 + numbers(choices, (2 * value_width,), dtype, "norm", 0.3)
+    gate = SigmoidGate(numbers(choices, (hidden, heads // 2), dtype, "gate", hidden**-0.5))
     layer = Differential(
         Projections(query, key, value, output, heads, kv_heads),
         pick(choices, (0.5, 0.0, 1.5, -0.25), "weight"),
@@ -33,7 +35,9 @@ def differential(choices: Choices) -> Case:
         pick(choices, (0.01, 1e-5), "eps"),
         mask_of(choices),
         (Rotary.of(width),) if choices.integer(0, 1, "rotary") else (),
+        (gate,) if choices.integer(0, 1, "gated") else (),
         (Alibi.of(heads // 2), Softcap(3.0)) if choices.integer(0, 1, "mods") else (),
+        scale=pick(choices, (None, 0.7), "scale"),
         softcap=pick(choices, (None, 1.5), "softcap"),
         page=page_of(choices),
     )

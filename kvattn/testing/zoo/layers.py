@@ -5,7 +5,6 @@ from typing import Any
 
 from numpy.typing import DTypeLike
 
-from kvattn.masks import Causal, Window
 from kvattn.positions import Rotary
 from kvattn.testing.choices import Choices, numbers, pick
 from kvattn.testing.laws import Case
@@ -16,6 +15,9 @@ from kvattn.variants.dense.layers import Layers
 from kvattn.variants.dense.projections import Projections
 from kvattn.variants.dense.value_residual import ValueResidual
 from kvattn.variants.sparse.sinks import KeptSinks
+
+_EVERYTHING = 1_000
+"""More tokens than a case has: a window that can go back so far forgets nothing."""
 
 Sizes = tuple[int, int, int]
 """M, Hkv and Dv."""
@@ -35,12 +37,10 @@ def layers(choices: Choices) -> Case:
     if choices.integer(0, 3, "forgetful") == 3:
         window = choices.integer(1, 9, "window")
         held[0] = KeptSinks(held[0].projections, 0, window, rollback=4, page=page)
-    kept = [
-        Grouped(x.projections, Causal() & Window(x.window), page=page) if isinstance(x, KeptSinks) else x for x in held
-    ]
+    kept = [replace(x, rollback=_EVERYTHING) if isinstance(x, KeptSinks) else x for x in held]
     norm, eps = _norm(choices, count, hidden, dtype), pick(choices, (1e-6, 0.1), "eps")
     case = _case(choices, Layers(tuple(held), hidden, norm, eps), hidden, dtype)
-    if kept == held:
+    if not any(isinstance(x, KeptSinks) for x in held):
         return case
     return replace(case, keeper=Layers(tuple(kept), hidden, norm, eps), rollback=4)
 

@@ -7,6 +7,7 @@ from kvattn.testing.choices import Choices, numbers, pick
 from kvattn.testing.laws import Case
 from kvattn.testing.zoo.parts import case_of, dtype_of, length_of, mask_of, page_of, projections_of
 from kvattn.variants.dense.merged import Merged
+from kvattn.variants.dense.output_gate import SigmoidGate
 from kvattn.variants.dense.query_key_norm import HeadRmsNorm
 
 
@@ -25,6 +26,7 @@ def merged(choices: Choices) -> Case:
     padded = choices.integer(0, 1, "padded") == 1
     norm = (HeadRmsNorm(eps=0.01),) if choices.integer(0, 1, "norm") else ()
     turn = (Rotary.of(w.width),) if choices.integer(0, 1, "rotary") else ()
+    gate = SigmoidGate(numbers(choices, (w.hidden, w.heads), dtype, "gate", w.hidden**-0.5))
     layer = Merged(
         w,
         memory,
@@ -32,6 +34,7 @@ def merged(choices: Choices) -> Case:
         lengths if padded else None,
         (*norm, *turn),
         norm,
+        (gate,) if choices.integer(0, 1, "gated") else (),
         pick(choices, (None, 0.7), "scale"),
         pick(choices, (None, 2.0), "softcap"),
         page_of(choices),

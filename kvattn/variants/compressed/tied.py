@@ -20,12 +20,13 @@ layers of sliding windows.  Both are known from code, not from a paper's equatio
 Where libraries differ: Gemma-4 in transformers caches key and value, two tensors of equal size.  Its norms hold plain
 weights where those of Gemma 3 hold weights less one.  DeepSeek-V4 turns the last features of a head
 (``Rotary.of(r, layout="adjacent", start=-r)``), norms queries without weights, and has sinks; its fused low-rank
-query path is no matrix, unless the norm of each query cancels the one on the way.
+query path is no matrix, unless the norm of each query cancels the one on the way.  Its code turns back with the
+same cosines, so a magnitude other than 1 would come in twice; `TurnBack` takes it out.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,9 +39,10 @@ from kvattn.caches.tables import RawBlock
 from kvattn.core import streaming
 from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
-from kvattn.core.pipeline import arguments_of, settle
+from kvattn.core.pipeline import arguments_of, bends_of, settle
 from kvattn.counting import Tally, charge
 from kvattn.errors import ArgumentError
+from kvattn.masks.ahead import check_cut
 from kvattn.masks.causal import Causal
 from kvattn.positions.rotary import Rotary
 from kvattn.typing import Array, Attended, Finish, Mask, Mod, Positions, QueryKey
@@ -183,6 +185,7 @@ class SharedProjection:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
+        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
         at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
         q = self.norm.queries(w.queries(x), at[:, None, :])
         if self.rotation is not None:
@@ -268,6 +271,11 @@ class SharedRow:
 
     def __post_init__(self) -> None:
         _check(self)
+        wide = [part for part in self.query_key if hasattr(part, "widened")]
+        if wide:
+            raise ArgumentError(
+                f"query_key must leave rows as wide as they are, values being among them, got {wide[0]}"
+            )
 
     def definition(self, x: Array, positions: Positions) -> Attended:
         """Whole matrices; parameters as in `Grouped.definition`.
@@ -303,6 +311,7 @@ class SharedRow:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
+        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
         at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
         q, row = w.queries(x), w.keys(x)
         for part in self.query_key:
@@ -376,5 +385,4 @@ def _cost(layer: _Layer, past: int, new: int, batch: int) -> Tally:
     total = w.cost(batch * new, "query", "key", "output")
     total += _schema(w).append_cost(past=past, new=new, batch=batch, page=layer.page)
     shape = Shape(w.heads, w.kv_heads, w.width, w.width, w.dtype.itemsize, past, new, batch, inside=True)
-    bends: dict[str, Any] = {"softcap": layer.softcap is not None, "sinks": layer.sinks is not None}
-    return total + attend_cost(shape, layer.mask, mods=layer.mods, **bends)
+    return total + attend_cost(shape, layer.mask, **bends_of(layer))

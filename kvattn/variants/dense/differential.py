@@ -37,11 +37,13 @@ from kvattn.caches.rows import Field, KeyValue, Schema
 from kvattn.core import streaming
 from kvattn.core.accounting import Shape, attend_cost
 from kvattn.core.definition import definition
-from kvattn.core.pipeline import arguments_of, settle
+from kvattn.core.pipeline import bends_of, settle
 from kvattn.counting import Tally, charge
 from kvattn.errors import ArgumentError, DtypeError
+from kvattn.masks.ahead import check_cut
 from kvattn.masks.causal import Causal
-from kvattn.typing import Array, Attended, Mask, Mod, Positions, QueryKey
+from kvattn.typing import Array, Attended, Finish, Mask, Mod, Positions, QueryKey
+from kvattn.variants.dense import around
 from kvattn.variants.dense.projections import Projections, check_hidden, split
 from kvattn.variants.dense.query_key_norm import weights_of
 
@@ -101,8 +103,8 @@ class Differential:
         ``[2·Dv]``, the weights of the norm of a pair's mix, or None.
     eps
         Added to the mean square there.
-    mask, query_key, mods, scale, softcap, page
-        As in `kvattn.variants.dense.grouped.Grouped`; mask and mods see pairs as heads.
+    mask, query_key, finish, mods, scale, softcap, page
+        As in `kvattn.variants.dense.grouped.Grouped`; mask, mods and finish see pairs as heads.
 
     Examples
     --------
@@ -120,6 +122,7 @@ class Differential:
     eps: float = 1e-5
     mask: Mask | None = Causal()  # noqa: RUF009 a frozen value
     query_key: Sequence[QueryKey] = ()
+    finish: Sequence[Finish] = ()
     mods: Sequence[Mod] = ()
     scale: float | None = None
     softcap: float | None = None
@@ -159,11 +162,13 @@ class Differential:
         v = np.einsum("btm,mhd->bhtd", x, w.value.reshape(w.hidden, w.kv_heads // 2, -1))
         for part in self.query_key:
             q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
-        same: dict[str, Any] = {"q_positions": at, "k_positions": at, **arguments_of(self)}
+        same: dict[str, Any] = {"q_positions": at, "k_positions": at, **around.arguments(self)}
         (first, lse_1), (second, lse_2) = (definition(q[:, n::2], k[:, n::2], v, **same) for n in (0, 1))
         mixed = first - self.weight * second
         mixed = mixed / np.sqrt(np.mean(np.square(mixed), axis=-1, keepdims=True) + self.eps)
         mixed = mixed * (1.0 if self.norm is None else self.norm) * (1.0 - self.initial_weight)
+        for last in self.finish:
+            mixed = last.finish(mixed, x, at)
         out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads // 2, -1, w.hidden))
         return Attended(out, np.stack([lse_1, lse_2], axis=2).reshape(batch, w.heads, length))
 
@@ -186,6 +191,7 @@ class Differential:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
+        check_cut(self.mask, cache.lengths, x.shape[1], w.heads // 2)
         at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
         q, k = w.queries(x), w.keys(x)
         for part in self.query_key:
@@ -201,12 +207,14 @@ class Differential:
                 at,
                 [_half(held, slice(n * pairs, (n + 1) * pairs)) for held in blocks],
                 value_width=2 * w.value_width,
-                **arguments_of(self),
+                **around.arguments(self),
             )
             for n in (0, 1)
         )
         charge(Tally(arithmetic=3 * first.size))
         mixed = ops.rms_norm(first - self.weight * second, self.norm, self.eps) * (1.0 - self.initial_weight)
+        for last in self.finish:
+            mixed = last.finish(mixed, x, at)
         lse = np.stack([lse_1, lse_2], axis=2).reshape(cache.batch, w.heads, x.shape[1])
         return Attended(w.outputs(mixed), lse), cache
 
@@ -221,20 +229,22 @@ class Differential:
         w = self.projections
         rows, pairs, wide = batch * new, w.heads // 2, 2 * w.value_width
         total = w.cost(rows, "query", "key", "value", "output")
-        for part in self.query_key:
-            total += part.queries_cost(tokens=rows, heads=w.heads, width=w.width)
-            total += part.keys_cost(tokens=rows, heads=w.kv_heads, width=w.width)
+        for part, width in zip(self.query_key, around.widths(self), strict=False):
+            total += part.queries_cost(tokens=rows, heads=w.heads, width=width)
+            total += part.keys_cost(tokens=rows, heads=w.kv_heads, width=width)
         total += self._schema().append_cost(past=past, new=new, batch=batch, page=self.page)
-        shape = Shape(pairs, w.kv_heads // 2, w.width, wide, w.dtype.itemsize, past, new, batch)
-        once = attend_cost(shape, self.mask, softcap=self.softcap is not None, mods=self.mods)
+        shape = Shape(pairs, w.kv_heads // 2, around.widths(self)[-1], wide, w.dtype.itemsize, past, new, batch)
+        once = attend_cost(shape, self.mask, **bends_of(self))
         per_number = 3 + 3 + (self.norm is not None)  # difference and factor, norm, weights
         after = Tally(arithmetic=rows * pairs * (per_number * wide + 2), transcendental=rows * pairs)
+        for last in self.finish:
+            after += last.finish_cost(tokens=rows, heads=pairs, width=wide)
         return total + once + once + after
 
     def _schema(self) -> Schema[KeyValue]:
         w = self.projections
         value = Field("v", w.kv_heads // 2, 2 * w.value_width, w.dtype)
-        return Schema(KeyValue, (Field("k", w.kv_heads, w.width, w.dtype, keys=True), value))
+        return Schema(KeyValue, (Field("k", w.kv_heads, around.widths(self)[-1], w.dtype, keys=True), value))
 
 
 def _half(blocks: Sequence[KeyBlock], heads: slice) -> list[KeyBlock]:

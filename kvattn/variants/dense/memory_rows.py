@@ -21,20 +21,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvattn.arrays import positions as read_positions
 from kvattn.axes import sizes
-from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
+from kvattn.caches.blocks import BLOCK, blocks_of
 from kvattn.caches.paged import Paged
-from kvattn.caches.rows import KeyValue, key_value
-from kvattn.core.accounting import Shape, attend_cost
+from kvattn.caches.rows import KeyValue
+from kvattn.core.accounting import attend_cost
 from kvattn.core.merge import merge_cost
-from kvattn.core.pipeline import arguments_of, settle
+from kvattn.core.pipeline import bends_of, settle
 from kvattn.counting import Tally
 from kvattn.errors import DtypeError
 from kvattn.masks.causal import Causal
 from kvattn.typing import Array, Attended, Finish, Mask, Positions, QueryKey
+from kvattn.variants.dense import around
 from kvattn.variants.dense.merged import joined, side_by_side
-from kvattn.variants.dense.projections import Projections, check_hidden
+from kvattn.variants.dense.projections import Projections
 from kvattn.variants.dense.query_key_norm import weights_of
 
 
@@ -47,7 +47,7 @@ class MemoryRows:
     projections
         The four matrices and the head counts.
     keys, values
-        ``[Hkv, m, D]`` and ``[Hkv, m, Dv]``, m >= 1.
+        ``[Hkv, m, D]`` and ``[Hkv, m, Dv]``, m >= 1; D is that of keys as ``query_key`` leaves them.
     mask, query_key, finish, scale, softcap, page
         As in `kvattn.variants.dense.grouped.Grouped`; none but ``finish`` touches the memory rows.
 
@@ -80,7 +80,7 @@ class MemoryRows:
         settle(self, w.heads, w.dtype)
         rows = {name: weights_of(name, getattr(self, name), 3) for name in ("keys", "values")}
         sizes(
-            ("keys", rows["keys"], f"{w.kv_heads} m {w.width}"),
+            ("keys", rows["keys"], f"{w.kv_heads} m {around.widths(self)[-1]}"),
             ("values", rows["values"], f"{w.kv_heads} m {w.value_width}"),
         )
         for name, held in rows.items():
@@ -97,20 +97,11 @@ class MemoryRows:
         >>> layer.definition(np.array([[[1.0]]]), np.arange(1)).out
         array([[[5.]]])
         """
-        w = self.projections
-        x = check_hidden("x", x, None, w.hidden, w.dtype)
-        at = read_positions("positions", positions, x.shape[0], x.shape[1])
-        q = np.einsum("btm,mhd->bhtd", x, w.query.reshape(w.hidden, w.heads, w.width))
-        k = np.einsum("btm,mhd->bhtd", x, w.key.reshape(w.hidden, w.kv_heads, w.width))
-        v = np.einsum("btm,mhd->bhtd", x, w.value.reshape(w.hidden, w.kv_heads, w.value_width))
-        for part in self.query_key:
-            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
-        beside = KeyValue(*(np.broadcast_to(rows, (len(x), *rows.shape)) for rows in (self.keys, self.values)))
-        mixed, lse = side_by_side(q, KeyValue(k, v), beside, at, beside_mask=None, **arguments_of(self))
-        for last in self.finish:
-            mixed = last.finish(mixed, x, at)
-        out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
-        return Attended(out, lse)
+        heads = around.whole_heads(self, x, positions)
+        _, at, q, k, v = heads
+        beside = KeyValue(*(np.broadcast_to(rows, (len(q), *rows.shape)) for rows in (self.keys, self.values)))
+        mixed, lse = side_by_side(q, KeyValue(k, v), beside, at, beside_mask=None, **around.arguments(self))
+        return Attended(around.whole_output(self, heads, mixed), lse)
 
     def start(self, batch: int = 1) -> Paged[KeyValue]:
         """The empty cache for ``batch`` sequences.
@@ -120,8 +111,7 @@ class MemoryRows:
         >>> MemoryRows(w, np.ones((1, 1, 1)), np.ones((1, 1, 1))).start(2)
         Paged(KeyValue, page=256, lengths=(0, 0))
         """
-        w = self.projections
-        return Paged.start(key_value(w.kv_heads, w.width, w.value_width, w.dtype), batch, self.page)
+        return Paged.start(around.schema_of(self), batch, self.page)
 
     def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
         """Attend with any number of new tokens, and remember them; parameters as in `Grouped.step`.
@@ -132,21 +122,13 @@ class MemoryRows:
         >>> layer.step(layer.start(), np.ones((1, 3, 1)))[1].length
         3
         """
-        w = self.projections
-        x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
-        q, k, v = w.queries(x), w.keys(x), w.values(x)
-        for part in self.query_key:
-            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
+        heads = around.new_heads(self, cache, x)
+        _, at, q, k, v = heads
         cache = cache.append(KeyValue(k, v))
         own = [cache.blocks(b) for b in range(cache.batch)]
-        beside: list[Sequence[KeyBlock]] = [
-            blocks_of(self.keys, self.values, np.arange(self.keys.shape[1]))
-        ] * cache.batch
-        mixed, lse = joined(q, at, own, beside, value_width=w.value_width, **arguments_of(self))
-        for last in self.finish:
-            mixed = last.finish(mixed, x, at)
-        return Attended(w.outputs(mixed), lse), cache
+        rows = blocks_of(self.keys, self.values, np.arange(self.keys.shape[1]))
+        mixed, lse = joined(q, at, own, [rows] * cache.batch, value_width=v.shape[3], **around.arguments(self))
+        return Attended(around.new_output(self, heads, mixed), lse), cache
 
     def cost(self, *, past: int, new: int, batch: int = 1) -> Tally:
         """What `step` counts, in closed form, for a cache that nobody else has extended.
@@ -156,18 +138,9 @@ class MemoryRows:
         >>> MemoryRows(w, np.ones((1, 3, 1)), np.ones((1, 3, 1))).cost(past=9, new=1).pairs_computed
         13
         """
-        w = self.projections
-        rows = batch * new
-        total = w.cost(rows, "query", "key", "value", "output")
-        for part in self.query_key:
-            total += part.queries_cost(tokens=rows, heads=w.heads, width=w.width)
-            total += part.keys_cost(tokens=rows, heads=w.kv_heads, width=w.width)
-        for last in self.finish:
-            total += last.finish_cost(tokens=rows, heads=w.heads, width=w.value_width)
-        schema = key_value(w.kv_heads, w.width, w.value_width, w.dtype)
-        total += schema.append_cost(past=past, new=new, batch=batch, page=self.page)
-        shape = (w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, past, new, batch)
-        capped = self.softcap is not None
-        total += attend_cost(Shape(*shape), self.mask, softcap=capped)
-        total += attend_cost(Shape(*shape, source=self.keys.shape[1]), None, softcap=capped)
+        w, rows = self.projections, batch * new
+        total = around.cost(self, rows)
+        total += around.schema_of(self).append_cost(past=past, new=new, batch=batch, page=self.page)
+        total += attend_cost(around.shape_of(self, past, new, batch), self.mask, **bends_of(self))
+        total += attend_cost(around.shape_of(self, past, new, batch, source=self.keys.shape[1]), **bends_of(self))
         return total + merge_cost(rows * w.heads, parts=2, width=w.value_width)

@@ -24,22 +24,22 @@ from typing import Any
 import numpy as np
 
 from kvattn.arguments import integers, shown
-from kvattn.arrays import positions as read_positions
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.layered import Layered
 from kvattn.caches.paged import Paged
-from kvattn.caches.rows import KeyValue, Schema, key_value
+from kvattn.caches.rows import KeyValue
 from kvattn.caches.static import Static
 from kvattn.core import streaming
-from kvattn.core.accounting import Shape, attend_cost
+from kvattn.core.accounting import attend_cost
 from kvattn.core.definition import definition
 from kvattn.core.merge import merge, merge_cost
-from kvattn.core.pipeline import arguments_of, settle
+from kvattn.core.pipeline import bends_of, settle
 from kvattn.counting import Tally
 from kvattn.errors import ArgumentError
 from kvattn.masks.causal import Causal
 from kvattn.masks.padding import Padding
-from kvattn.typing import Answer, Array, Attended, Mask, Positions, QueryKey, Span, Visible
+from kvattn.typing import Answer, Array, Attended, Finish, Mask, Positions, QueryKey, Span, Visible
+from kvattn.variants.dense import around
 from kvattn.variants.dense.projections import Projections, check_hidden
 
 
@@ -161,7 +161,7 @@ class Merged:
         What is done to queries and the decoder's keys, in order.
     memory_key
         What is done to the encoder's keys, in order; their positions count from 0.
-    scale, softcap, page
+    finish, scale, softcap, page
         As in `kvattn.variants.dense.grouped.Grouped`.
 
     Examples
@@ -180,6 +180,7 @@ class Merged:
     memory_lengths: Sequence[int] | None = None
     query_key: Sequence[QueryKey] = ()
     memory_key: Sequence[QueryKey] = ()
+    finish: Sequence[Finish] = ()
     scale: float | None = None
     softcap: float | None = None
     page: int = BLOCK
@@ -212,27 +213,15 @@ class Merged:
         array([[[3.]]])
         """
         w = self.projections
-        x = check_hidden("x", x, len(self.memory), w.hidden, w.dtype)
-        batch, length, _ = x.shape
-        at = read_positions("positions", positions, batch, length)
-        source = np.broadcast_to(np.arange(self.memory.shape[1]), self.memory.shape[:2])
-        q = np.einsum("btm,mhd->bhtd", x, w.query.reshape(w.hidden, w.heads, w.width))
-        (k, v), (k_beside, v_beside) = (
-            (
-                np.einsum("btm,mhd->bhtd", rows, w.key.reshape(w.hidden, w.kv_heads, w.width)),
-                np.einsum("btm,mhd->bhtd", rows, w.value.reshape(w.hidden, w.kv_heads, w.value_width)),
-            )
-            for rows in (x, self.memory)
-        )
-        for part in self.query_key:
-            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
-        for part in self.memory_key:
-            k_beside = part.keys(k_beside, source[:, None, :])
-        rows = KeyValue(k, v), KeyValue(k_beside, v_beside)
+        check_hidden("x", x, len(self.memory), w.hidden, w.dtype)
+        heads = around.whole_heads(self, x, positions)
+        _, at, q, k, v = heads
+        k_beside = np.einsum("bsm,mhd->bhsd", self.memory, w.key.reshape(w.hidden, w.kv_heads, w.width))
+        v_beside = np.einsum("bsm,mhd->bhsd", self.memory, w.value.reshape(w.hidden, w.kv_heads, w.value_width))
+        rows = KeyValue(k, v), KeyValue(self._beside(k_beside), v_beside)
         real = None if self.memory_lengths is None else Padding(self.memory_lengths)
-        mixed, lse = side_by_side(q, *rows, at, beside_mask=real, **arguments_of(self))
-        out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
-        return Attended(out, lse)
+        mixed, lse = side_by_side(q, *rows, at, beside_mask=real, **around.arguments(self))
+        return Attended(around.whole_output(self, heads, mixed), lse)
 
     def start(self, batch: int | None = None) -> Layered:
         """The cache with the memory's keys and values in it and no token decoded.
@@ -250,13 +239,10 @@ class Merged:
         >>> own.length, memory.memory.length
         (0, 5)
         """
-        w, count = self.projections, self._batch(batch)
-        k, source = w.keys(self.memory), np.broadcast_to(np.arange(self.memory.shape[1]), self.memory.shape[:2])
-        for part in self.memory_key:
-            k = part.keys(k, source[:, None, :])
-        rows = KeyValue(k, w.values(self.memory))
-        memory = Static.start(self._schema(), rows, lengths=self.memory_lengths, page=self.page)
-        return Layered((Paged.start(self._schema(), count, self.page), memory))
+        w, count, schema = self.projections, self._batch(batch), around.schema_of(self)
+        rows = KeyValue(self._beside(w.keys(self.memory)), w.values(self.memory))
+        memory = Static.start(schema, rows, lengths=self.memory_lengths, page=self.page)
+        return Layered((Paged.start(schema, count, self.page), memory))
 
     def step(self, cache: Layered, x: Array) -> tuple[Attended, Layered]:
         """Attend with any number of new tokens, and remember them; parameters as in `Grouped.step`.
@@ -266,17 +252,13 @@ class Merged:
         >>> layer.step(layer.start(), np.ones((1, 2, 1)))[1].length
         2
         """
-        w = self.projections
-        x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
-        q, k, v = w.queries(x), w.keys(x), w.values(x)
-        for part in self.query_key:
-            q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
+        heads = around.new_heads(self, cache, x)
+        _, at, q, k, v = heads
         own, memory = cache.parts
-        cache = Layered((own.append(KeyValue(k, v)), memory.advance(x.shape[1])))
+        cache = Layered((own.append(KeyValue(k, v)), memory.advance(q.shape[2])))
         blocks = ([held.blocks(b) for b in range(cache.batch)] for held in cache.parts)
-        mixed, lse = joined(q, at, *blocks, value_width=w.value_width, **arguments_of(self))
-        return Attended(w.outputs(mixed), lse), cache
+        mixed, lse = joined(q, at, *blocks, value_width=v.shape[3], **around.arguments(self))
+        return Attended(around.new_output(self, heads, mixed), lse), cache
 
     def cost(self, *, past: int, new: int, batch: int | None = None) -> Tally:
         """What `step` counts, in closed form; `start_cost` is paid once before.
@@ -288,16 +270,11 @@ class Merged:
         """
         w, count = self.projections, self._batch(batch)
         rows = count * new
-        total = w.cost(rows, "query", "key", "value", "output")
-        for part in self.query_key:
-            total += part.queries_cost(tokens=rows, heads=w.heads, width=w.width)
-            total += part.keys_cost(tokens=rows, heads=w.kv_heads, width=w.width)
-        total += self._schema().append_cost(past=past, new=new, batch=count, page=self.page)
-        sizes = (w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, past, new)
-        capped = self.softcap is not None
-        total += attend_cost(Shape(*sizes, count), self.mask, softcap=capped)
+        total = around.cost(self, rows)
+        total += around.schema_of(self).append_cost(past=past, new=new, batch=count, page=self.page)
+        total += attend_cost(around.shape_of(self, past, new, count), self.mask, **bends_of(self))
         for length in self.memory_lengths or (self.memory.shape[1],) * count:
-            total += attend_cost(Shape(*sizes, source=length), softcap=capped)
+            total += attend_cost(around.shape_of(self, past, new, 1, source=length), **bends_of(self))
         return total + merge_cost(rows * w.heads, parts=2, width=w.value_width)
 
     def start_cost(self) -> Tally:
@@ -310,15 +287,20 @@ class Merged:
         w = self.projections
         batch, length, _ = self.memory.shape
         total = w.cost(batch * length, "key", "value")
+        width = w.width
         for part in self.memory_key:
-            total += part.keys_cost(tokens=batch * length, heads=w.kv_heads, width=w.width)
-        return total + self._schema().append_cost(past=0, new=length, batch=batch, page=self.page)
+            total += part.keys_cost(tokens=batch * length, heads=w.kv_heads, width=width)
+            width = part.widened(width) if hasattr(part, "widened") else width
+        return total + around.schema_of(self).append_cost(past=0, new=length, batch=batch, page=self.page)
 
     def _batch(self, batch: int | None) -> int:
         if isinstance(batch, bool) or batch not in (None, len(self.memory)):
             raise ArgumentError(f"batch must be that of the memory, {len(self.memory)}, got {batch}")
         return len(self.memory)
 
-    def _schema(self) -> Schema[KeyValue]:
-        w = self.projections
-        return key_value(w.kv_heads, w.width, w.value_width, w.dtype)
+    def _beside(self, k: Array) -> Array:
+        """The memory's keys as ``memory_key`` leaves them."""
+        source = np.broadcast_to(np.arange(self.memory.shape[1]), self.memory.shape[:2])
+        for part in self.memory_key:
+            k = part.keys(k, source[:, None, :])
+        return k

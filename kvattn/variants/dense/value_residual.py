@@ -17,6 +17,7 @@ learns a weight for each feature, from x.  Here the two are numbers, learned or 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,10 +27,10 @@ from kvattn.caches.layered import Layered
 from kvattn.caches.rows import KeyValue
 from kvattn.core import streaming
 from kvattn.core.definition import definition
-from kvattn.core.pipeline import arguments_of
 from kvattn.counting import Tally, charge
 from kvattn.errors import ArgumentError
 from kvattn.typing import Array, Attended, Positions
+from kvattn.variants.dense import around
 from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.dense.layers import around_cost, normed, read_norms
 from kvattn.variants.dense.projections import check_hidden
@@ -109,24 +110,19 @@ class ValueResidual:
         at = read_positions("positions", positions, x.shape[0], x.shape[1])
         lse, first = np.empty(0, dtype), np.empty(0, dtype)
         for number, layer in enumerate(self.layers):
-            w, before = layer.projections, x
+            before = x
             if self.norm is not None:
                 size = np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + self.eps)
                 before = x / size * self.norm[number]
-            q = np.einsum("btm,mhd->bhtd", before, w.query.reshape(w.hidden, w.heads, w.width))
-            k = np.einsum("btm,mhd->bhtd", before, w.key.reshape(w.hidden, w.kv_heads, w.width))
-            v = np.einsum("btm,mhd->bhtd", before, w.value.reshape(w.hidden, w.kv_heads, w.value_width))
+            heads = around.whole_heads(layer, before, at)
             if number:
                 own, other = self.weights[number - 1]
-                v = own * v + other * first
+                heads = heads._replace(v=own * heads.v + other * first)
             else:
-                first = v
-            for part in layer.query_key:
-                q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
-            mixed, lse = definition(q, k, v, q_positions=at, k_positions=at, **arguments_of(layer))
-            for last in layer.finish:
-                mixed = last.finish(mixed, before, at)
-            x = x + np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
+                first = heads.v
+            same: dict[str, Any] = {"q_positions": at, "k_positions": at, **around.arguments(layer)}
+            mixed, lse = definition(heads.q, heads.k, heads.v, **same)
+            x = x + around.whole_output(layer, heads, mixed)
         return Attended(x, lse)
 
     def start(self, batch: int = 1) -> Layered:
@@ -154,26 +150,21 @@ class ValueResidual:
             raise ArgumentError(f"cache must have a part for each of {len(self.layers)} layers, got {len(cache.parts)}")
         hidden, dtype = self.layers[0].projections.hidden, self.layers[0].projections.dtype
         x = check_hidden("x", x, cache.batch, hidden, dtype)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
         lse, first, parts = np.empty(0, dtype), np.empty(0, dtype), []
         for number, (layer, part) in enumerate(zip(self.layers, cache.parts, strict=True)):
-            w, before = layer.projections, normed(x, self.norm, number, self.eps)
-            q, k, v = w.queries(before), w.keys(before), w.values(before)
+            heads = around.new_heads(layer, part, normed(x, self.norm, number, self.eps))
             if number:
                 own, other = self.weights[number - 1]
-                charge(Tally(arithmetic=3 * v.size))
-                v = own * v + other * first
+                charge(Tally(arithmetic=3 * heads.v.size))
+                heads = heads._replace(v=own * heads.v + other * first)
             else:
-                first = v
-            for bend in layer.query_key:
-                q, k = bend.queries(q, at[:, None, :]), bend.keys(k, at[:, None, :])
-            later = part.append(KeyValue(k, v))
+                first = heads.v
+            later = part.append(KeyValue(heads.k, heads.v))
             blocks = [later.blocks(b) for b in range(later.batch)]
-            mixed, lse = streaming.attend(q, at, blocks, value_width=w.value_width, **arguments_of(layer))
-            for last in layer.finish:
-                mixed = last.finish(mixed, before, at)
+            wide = heads.v.shape[3]
+            mixed, lse = streaming.attend(heads.q, heads.positions, blocks, value_width=wide, **around.arguments(layer))
             charge(Tally(arithmetic=x.size))
-            x = x + w.outputs(mixed)
+            x = x + around.new_output(layer, heads, mixed)
             parts.append(later)
         return Attended(x, lse), Layered(tuple(parts))
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from kvattn.counting import counting
-from kvattn.errors import ArgumentError, DtypeError, ShapeError
-from kvattn.masks import Causal, Window
-from kvattn.positions import Rotary
+from kvattn.errors import ArgumentError, DtypeError, PositionError, ShapeError
+from kvattn.masks import Causal, Prefix, Window
+from kvattn.positions import Polar, Rotary
 from kvattn.testing.balls import agree
 from kvattn.testing.heads_by_hand import Heads, Sees, drawn, drawn_projections, layer_by_hand, rms, turn
 from kvattn.testing.laws import stepped
@@ -290,6 +290,21 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: GEMMA.step(GEMMA.start(), np.ones((1, 2, M), np.float32)),
         DtypeError,
         r"^x must have the dtype of the weights, float64, got float32$",
+    ),
+    "cut": (
+        lambda: stepped(replace(GEMMA, mask=Causal() | Prefix(4)), EXAMPLES["projection"].x, (2,)),
+        PositionError,
+        r"^x must begin where no earlier token sees further, ",
+    ),
+    "cut of rows": (
+        lambda: stepped(replace(DEEPSEEK, mask=Causal() | Prefix(4)), EXAMPLES["row"].x, (2,)),
+        PositionError,
+        r"^x must begin where no earlier token sees further, ",
+    ),
+    "wider rows": (
+        lambda: SharedRow(weights(), query_key=(Polar.of(D, HEADS),)),
+        ArgumentError,
+        r"^query_key must leave rows as wide as they are, values being among them, got Polar\(",
     ),
 }
 

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from kvattn.counting import counting
-from kvattn.errors import ArgumentError, DtypeError, ShapeError
-from kvattn.masks import Causal, Window
+from kvattn.errors import ArgumentError, DtypeError, PositionError, ShapeError
+from kvattn.masks import Causal, Prefix, Window
 from kvattn.mods import Bias
 from kvattn.positions import Rotary
 from kvattn.testing.balls import agree, dot, given
-from kvattn.testing.heads_by_hand import Heads, Sees, cut, drawn, drawn_projections, rms, softmax, times, turn
+from kvattn.testing.heads_by_hand import Heads, Sees, cut, drawn, drawn_projections, rms, sigmoid, softmax, times, turn
 from kvattn.testing.laws import stepped
 from kvattn.typing import Array, Attended
 from kvattn.variants.dense.differential import Differential, from_halves, initial, learned
+from kvattn.variants.dense.output_gate import SigmoidGate
 
 T, M, D, DV = 5, 6, 4, 3
 
@@ -53,7 +54,8 @@ def by_hand(layer: Differential, x: Array, sees: Sees, turned: bool) -> Any:
                 weights = [a - b * layer.weight for a, b in zip(*maps, strict=True)]
                 mixed = [dot(weights, column) for column in zip(*(values[j][pair // group] for j in seen), strict=True)]
                 normed = rms(mixed, None if layer.norm is None else list(layer.norm), layer.eps)
-                flat += [a * (1.0 - layer.initial_weight) for a in normed]
+                gate = sigmoid(times(row, GATE.weight)[pair]) if layer.finish else 1.0
+                flat += [a * (1.0 - layer.initial_weight) * gate for a in normed]
             out[-1].append(times(flat, w.output))
     return out, lse
 
@@ -75,6 +77,7 @@ class Example:
         return max(agree(found.out, out), agree(found.lse, lse))
 
 
+GATE = SigmoidGate(drawn(M, 4, seed=6))
 NORM = 1 + 0.5 * drawn(2 * DV, seed=5)
 GQA = Differential(drawn_projections(8, 4), 0.6, initial(2), NORM, page=2)
 EXAMPLES = {
@@ -84,6 +87,7 @@ EXAMPLES = {
     "no weights": Example(replace(GQA, norm=None, eps=0.25)),
     "turned": Example(replace(GQA, query_key=(Rotary.of(D),)), turned=True),
     "window and scale": Example(replace(GQA, mask=Causal() & Window(2), scale=1.25), lambda i, j: 0 <= i - j < 2),
+    "gated": Example(replace(GQA, finish=(GATE,))),
     "negative weight": Example(replace(GQA, weight=-0.3)),
     "float32": Example(
         Differential(drawn_projections(4, 2, dtype=np.float32), 0.6, 0.2, NORM.astype(np.float32), eps=0.25)
@@ -202,6 +206,7 @@ CHANGES: dict[str, Any] = {
     "eps": 0.5,
     "mask": Window(3),
     "query_key": (Rotary.of(D),),
+    "finish": (GATE,),
     "mods": (Bias(drawn(1, 4, T, T, seed=3)),),
     "scale": 1.25,
     "softcap": 0.5,
@@ -255,6 +260,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: GQA.step(GQA.start(), np.ones((1, 2, M), np.float32)),
         DtypeError,
         r"^x must have the dtype of the weights, float64, got float32$",
+    ),
+    "cut": (
+        lambda: stepped(replace(GQA, mask=Causal() | Prefix(4)), EXAMPLES["turned"].x, (2,)),
+        PositionError,
+        r"^x must begin where no earlier token sees further, ",
     ),
 }
 

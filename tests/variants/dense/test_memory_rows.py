@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kvattn.counting import counting
-from kvattn.errors import DtypeError, ShapeError
-from kvattn.masks import Window
+from kvattn.errors import DtypeError, PositionError, ShapeError
+from kvattn.masks import Causal, Prefix, Window
 from kvattn.positions import Rotary
 from kvattn.testing.balls import agree, given
 from kvattn.testing.heads_by_hand import Heads, Sees, drawn, drawn_projections, layer_by_hand, sigmoid, times, turn
@@ -171,6 +171,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: replace(PLAIN, values=rows(DV, 5, dtype=np.float32)),
         DtypeError,
         r"^values must have the dtype of the weights, float64, got float32$",
+    ),
+    "cut": (
+        lambda: stepped(replace(PLAIN, mask=Causal() | Prefix(4)), EXAMPLES["plain"].x, (2,)),
+        PositionError,
+        r"^x must begin where no earlier token sees further, ",
     ),
 }
 

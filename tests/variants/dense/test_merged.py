@@ -8,20 +8,33 @@ import numpy as np
 import pytest
 
 from kvattn.counting import counting
-from kvattn.errors import ArgumentError, DtypeError, ShapeError
-from kvattn.masks import Causal, Padding, Window
+from kvattn.errors import ArgumentError, DtypeError, PositionError, ShapeError
+from kvattn.masks import Causal, Padding, Prefix, Window
 from kvattn.positions import Rotary
 from kvattn.testing.balls import agree, given
-from kvattn.testing.heads_by_hand import Heads, Sees, cut, drawn, drawn_projections, layer_by_hand, rms, times, turn
+from kvattn.testing.heads_by_hand import (
+    Heads,
+    Sees,
+    cut,
+    drawn,
+    drawn_projections,
+    layer_by_hand,
+    rms,
+    sigmoid,
+    times,
+    turn,
+)
 from kvattn.testing.laws import stepped
 from kvattn.typing import Answer, Array, Attended, QueryKey, Span
 from kvattn.variants.dense.cross import Cross
 from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.dense.merged import Merged, SideBySide
+from kvattn.variants.dense.output_gate import SigmoidGate
 from kvattn.variants.dense.query_key_norm import HeadRmsNorm
 
 T, S, M, HEADS, KV_HEADS, D, EPS = 5, 4, 6, 4, 2, 4, 0.25
 TURN, NORM = Rotary.of(D), HeadRmsNorm(1 + drawn(D, seed=5) / 2, 1 + drawn(D, seed=6) / 2, EPS)
+GATE = SigmoidGate(drawn(M, HEADS, seed=4))
 LENGTHS = (4, 2)
 
 
@@ -45,8 +58,12 @@ def by_hand(layer: Merged, x: Array, sees: Sees, lengths: tuple[int, ...]) -> An
         keys = [bent(layer.memory_key, "key")(s, cut(times(row, w.key), w.kv_heads)) for s, row in enumerate(rows)]
         return keys, [cut(times(row, w.value), w.kv_heads) for row in rows]
 
+    def gated(i: int, row: Any, heads: Heads) -> Heads:
+        gates = [sigmoid(a) for a in times(row, GATE.weight)]
+        return [[a * gate for a in head] for gate, head in zip(gates, heads, strict=True)] if layer.finish else heads
+
     queries, keys = (bent(layer.query_key, side) for side in ("query", "key"))
-    return layer_by_hand(w, x, sees=sees, queries=queries, keys=keys, beside=beside, scale=layer.scale)
+    return layer_by_hand(w, x, sees=sees, queries=queries, keys=keys, finish=gated, beside=beside, scale=layer.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +92,7 @@ FULL = replace(PLAIN, mask=Window(2), query_key=(NORM, TURN), memory_key=(NORM,)
 EXAMPLES = {
     "plain": Example(PLAIN),
     "as T5Gemma 2": Example(FULL, lambda i, j: 0 <= i - j < 2),
+    "gated": Example(replace(PLAIN, finish=(GATE,))),
     "turned memory": Example(replace(PLAIN, query_key=(TURN,), memory_key=(TURN,))),
     "padded memory": Example(replace(PLAIN, memory_lengths=LENGTHS), lengths=LENGTHS),
     "no own keys": Example(replace(PLAIN, mask=Causal() & ~Causal()), lambda i, j: False),
@@ -174,6 +192,7 @@ CHANGES: dict[str, Any] = {
     "memory_lengths": LENGTHS,
     "query_key": (TURN,),
     "memory_key": (),
+    "finish": (GATE,),
     "scale": 1.25,
     "softcap": 0.5,
     "page": 3,
@@ -251,6 +270,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: PLAIN.definition(np.ones((1, 2, M)), np.arange(2)),
         ShapeError,
         r"^x must have shape \[B, T, M\] with B=2, M=6, got \(1, 2, 6\)$",
+    ),
+    "cut": (
+        lambda: stepped(replace(PLAIN, mask=Causal() | Prefix(4)), EXAMPLES["plain"].x, (2,)),
+        PositionError,
+        r"^x must begin where no earlier token sees further, ",
     ),
 }
 
