@@ -10,7 +10,7 @@ from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
 from kvattn.caches.layered import Layered
 from kvattn.caches.paged import Paged, live_bytes
 from kvattn.caches.pool import BlockPool, Handle
-from kvattn.caches.rows import Field, KeyValue, Latent, Schema, key_value, latent
+from kvattn.caches.rows import Field, KeyValue, Latent, Schema, key_value, latent, left_aligned, placed
 from kvattn.caches.sink_window import SinkWindow
 from kvattn.caches.snapshots import Snapshots
 from kvattn.caches.static import Static
@@ -29,6 +29,8 @@ __all__ = [
     "Latent",
     "key_value",
     "latent",
+    "placed",
+    "left_aligned",
     "KeyBlock",
     "BLOCK",
     "blocks_of",

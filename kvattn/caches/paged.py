@@ -3,29 +3,39 @@
 No operation changes a cache; each returns another one that shares its pages, and old values stay
 valid for ever.  `Paged.append` writes into free room behind the end of a page as long as nobody
 else has extended it, and copies that one page otherwise (copy-on-write).  `Paged.truncate`,
-`Paged.branch`, `Paged.select` and `Paged.release` copy no row: they only pick pages.
+`Paged.branch`, `Paged.select`, `Paged.repeat`, `Paged.merge`, `Paged.split` and `Paged.release` copy
+no row: they only pick pages.  `Paged.commit`, `Paged.evict` and `Paged.shift` move rows: they share
+the pages before the first slot that changes and write the others again.
 
-Slots count from 0 in order of arrival and here a token's slot is its position.  Writing is charged
-as ``kv_written`` and ``kv_copied``, a page as ``cache_live`` while anybody holds it; reading is
-charged by whoever reads.  Two threads may extend the same value: one gets the room, one a copy.
+Slots count from 0 in order of arrival, and a token's slot is its position.  Where the schema is
+`kvattn.caches.rows.placed` every token keeps a position of its own.  Writing is charged as
+``kv_written``, copying and moving as ``kv_copied``, a page as ``cache_live`` while anybody holds it;
+reading is charged by whoever reads.  An operation that is refused has written nothing.  Two threads
+may extend the same value: one gets the room, one a copy.
+
+Cost: with n tokens in pages of p, branch is free; append copies at most one page and one path of
+pointers, ``32 · ceil(log32(n / p))``, for each sequence; truncate a path; select, repeat, merge and
+split one reference for each sequence.
 
 Source: the table of pages is Kwon et al. 2023 (PagedAttention), section 4; sharing between
 immutable values is Driscoll et al. 1989 (persistent data structures), section 2.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Generic, Protocol, cast
 
 import numpy as np
 
-from kvattn.arguments import integer
+from kvattn.arguments import integer, integers, shown
 from kvattn.caches.blocks import BLOCK, KeyBlock
-from kvattn.caches.rows import R, Schema
-from kvattn.caches.tables import RawBlock, Table, extend, gather, raw_blocks
+from kvattn.caches.rows import R, Schema, read_counts
+from kvattn.caches.tables import RawBlock, Table, alter, extend, gather, pick, raw_blocks
+from kvattn.caches.vectors import Vector
 from kvattn.counting import Tally, charge, is_counting
-from kvattn.errors import ArgumentError, RollbackError
-from kvattn.typing import Positions, Visible
+from kvattn.errors import ArgumentError, DtypeError, PositionError, RollbackError, ShapeError
+from kvattn.typing import Array, Positions, Visible
 
 
 class Holder(Protocol):
@@ -33,6 +43,13 @@ class Holder(Protocol):
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page held, each once."""
+
+
+class Turn(Protocol):
+    """What moves keys that are turned already to other positions, as `kvattn.positions.Rotary` does."""
+
+    def shift(self, x: Array, by: Positions) -> Array:
+        """Return rows ``[heads, n, width]`` moved ``by`` positions on."""
 
 
 def live_bytes(*caches: Holder) -> int:
@@ -75,6 +92,9 @@ class Paged(Generic[R]):
         Tokens per page; 256 lets full blocks be read without a copy.
     lengths
         Tokens of each sequence.
+    ends
+        The position behind each sequence's last token: where the next one stands unless it is told otherwise.
+        Without a placed schema these are the lengths.
 
     Examples
     --------
@@ -90,6 +110,7 @@ class Paged(Generic[R]):
     schema: Schema[R]
     page: int
     lengths: tuple[int, ...]
+    ends: tuple[int, ...]
     _tables: tuple[Table, ...] = field(repr=False)
 
     @classmethod
@@ -108,10 +129,11 @@ class Paged(Generic[R]):
         Paged(Latent, page=8, lengths=(0, 0))
         """
         batch, page = integer("batch", batch, 1), integer("page", page, 1)
-        return cls(schema, page, (0,) * batch, ((),) * batch)
+        return cls(schema, page, (0,) * batch, (0,) * batch, (Vector(),) * batch)
 
     def __repr__(self) -> str:
-        return f"Paged({self.schema.name}, page={self.page}, lengths={self.lengths})"
+        ends = f", ends={self.ends}" if self.schema.placed else ""
+        return f"Paged({self.schema.name}, page={self.page}, lengths={self.lengths}{ends})"
 
     @property
     def batch(self) -> int:
@@ -142,41 +164,100 @@ class Paged(Generic[R]):
             raise ArgumentError(f"length must be the same for all sequences, got {self.lengths}")
         return self.lengths[0]
 
-    def append(self, rows: R | Sequence[Any]) -> "Paged[R]":
-        """Add the same number of tokens to every sequence.
+    def coming(self, new: int) -> Positions:
+        """The positions that the next ``new`` tokens of each sequence will have, ``[B, new]``.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Paged.start(latent(2), batch=2).append([np.zeros((2, 1, 3, 2))], counts=[3, 1]).coming(2)
+        array([[3, 4],
+               [1, 2]])
+        """
+        return np.array(self.ends, np.int64)[:, None] + np.arange(integer("new", new, 0))
+
+    def append(
+        self,
+        rows: R | Sequence[Any],
+        positions: Positions | None = None,
+        counts: Sequence[int] | Positions | None = None,
+    ) -> "Paged[R]":
+        """Add tokens to every sequence.
 
         Parameters
         ----------
         rows
             One array ``[B, heads, T, width]`` per field, T >= 0; copied, never cast.
+        positions
+            ``[B, T]``; those of `coming` unless given.  Others need a placed schema.
+        counts
+            ``[B]``, how many of the T tokens of each sequence are real, the others being padding behind them, which
+            is not kept and may hold anything; all T unless given.  `kvattn.caches.rows.left_aligned` turns rows
+            whose padding stands in front.
 
         Raises
         ------
         ShapeError
             Missing fields, wrong rank, or sizes other than the schema's and the batch's.
         DtypeError
-            A dtype other than the field's.
+            A dtype other than the field's, or positions that are no integers.
+        ArgumentError
+            A count outside ``0 .. T``.
+        PositionError
+            Positions below 0, or other than the slots where the schema is not placed.
 
         Examples
         --------
-        >>> from kvattn.caches.rows import latent
+        >>> from kvattn.caches.rows import latent, placed
         >>> cache = Paged.start(latent(2), batch=2)
-        >>> cache.append([np.zeros((2, 1, 3, 2))]).append([np.zeros((2, 1, 1, 2))]).lengths
-        (4, 4)
+        >>> cache.append([np.zeros((2, 1, 3, 2))]).append([np.zeros((2, 1, 4, 2))], counts=[4, 0]).lengths
+        (7, 3)
+        >>> cache = Paged.start(placed(latent(2))).append([np.zeros((1, 1, 2, 2))], positions=np.array([[4, 9]]))
+        >>> cache.positions(0), cache.ends
+        (array([4, 9]), (10,))
         """
         arrays, new = self.schema.check(rows, self.batch)
-        if not new:
+        real = (new,) * self.batch if counts is None else read_counts(counts, self.batch, new)
+        places = self._places(positions, new, real)
+        if not any(real):
             return self
+        if self.schema.placed:
+            arrays.append(cast(Array, places[:, None, :, None]))
         extended = [
-            extend(self.schema, self.page, table, length, [x[b] for x in arrays])
-            for b, (table, length) in enumerate(zip(self._tables, self.lengths, strict=True))
+            extend(self.schema, self.page, table, length, [x[b, :, :n] for x in arrays]) if n else (table, 0)
+            for b, (table, length, n) in enumerate(zip(self._tables, self.lengths, real, strict=True))
         ]
         if is_counting():
             nbytes = self.schema.nbytes
             copied = sum(rows for _, rows in extended)
-            charge(Tally(kv_written=self.batch * new * nbytes, kv_copied=copied * nbytes))
-        lengths = tuple(n + new for n in self.lengths)
-        return type(self)(self.schema, self.page, lengths, tuple(table for table, _ in extended))
+            charge(Tally(kv_written=sum(real) * nbytes, kv_copied=copied * nbytes))
+        lengths = tuple(length + n for length, n in zip(self.lengths, real, strict=True))
+        ends = lengths
+        if self.schema.placed:
+            ends = tuple(int(at[n - 1]) + 1 if n else end for at, n, end in zip(places, real, self.ends, strict=True))
+        return replace(self, lengths=lengths, ends=ends, _tables=tuple(table for table, _ in extended))
+
+    def _places(self, positions: object, new: int, real: Sequence[int]) -> Positions:
+        """Positions of new tokens, ``[B, T]``, read and checked."""
+        coming = self.coming(new)
+        if positions is None:
+            return coming
+        given = np.asarray(positions)
+        if given.shape != coming.shape:
+            raise ShapeError(f"positions must have shape [B={self.batch}, T={new}], got {given.shape}")
+        if given.dtype.kind not in "iu":
+            raise DtypeError(f"positions must be integers, got {given.dtype}")
+        wrong = (given < 0) if self.schema.placed else given != coming
+        if wrong.any():
+            for b, n in enumerate(real):
+                if wrong[b, :n].any():
+                    came = int(given[b, wrong[b, :n].argmax()])
+                    first = self.ends[b]
+                    wanted = (
+                        "at least 0"
+                        if self.schema.placed
+                        else f"{first} .. {first + n - 1}, the slots, since the schema is not placed"
+                    )
+                    raise PositionError(f"positions of sequence {b} must be {wanted}, got {came}")
+        return given.astype(np.int64)
 
     def truncate(self, length: int | Sequence[int]) -> "Paged[R]":
         """Forget everything from slot ``length`` on; one number, or one for each sequence.
@@ -199,11 +280,28 @@ class Paged(Generic[R]):
         kvattn.errors.ArgumentError: length must be an integer in 0 .. 3, got 4
         """
         lengths = per_sequence("length", length, self.lengths)
-        tables = tuple(t[: -(-n // self.page)] for t, n in zip(self._tables, lengths, strict=True))
+        tables = tuple(t.take(-(-n // self.page)) for t, n in zip(self._tables, lengths, strict=True))
         for table, n in zip(tables, lengths, strict=True):
             if n % self.page and table[-1] is None:
                 raise RollbackError(f"length must lie in or at the edge of a page that is held, got {n}")
-        return type(self)(self.schema, self.page, lengths, tables)
+        return replace(self, lengths=lengths, ends=self._ends(lengths, tables), _tables=tables)
+
+    def _ends(self, lengths: tuple[int, ...], tables: Sequence[Table]) -> tuple[int, ...]:
+        """The positions behind shorter sequences."""
+        if not self.schema.placed:
+            return lengths
+        found = []
+        for n, table, whole, end in zip(lengths, tables, self.lengths, self.ends, strict=True):
+            last = table[-1] if n else None
+            if n == whole or last is None:
+                if n not in (0, whole):
+                    raise RollbackError(
+                        f"length must lie behind a token that is held, whose position says more, got {n}"
+                    )
+                found.append(end if n == whole else 0)
+            else:
+                found.append(int(last.arrays[-1][0, (n - 1) % self.page, 0]) + 1)
+        return tuple(found)
 
     def branch(self) -> "Paged[R]":
         """A second name for this value: since a cache never changes, that is the value itself.
@@ -231,9 +329,80 @@ class Paged(Generic[R]):
         """
         if np.ndim(indices) != 1 or not len(indices):
             raise ArgumentError(f"indices must be a row of at least one sequence number, got {indices!r}")
-        chosen = [integer("each of indices", i, 0, self.batch - 1) for i in indices]
-        lengths = tuple(self.lengths[i] for i in chosen)
-        return type(self)(self.schema, self.page, lengths, tuple(self._tables[i] for i in chosen))
+        return self._picked([integer("each of indices", i, 0, self.batch - 1) for i in indices])
+
+    def _picked(self, chosen: Sequence[int]) -> "Paged[R]":
+        lengths, ends = tuple(self.lengths[i] for i in chosen), tuple(self.ends[i] for i in chosen)
+        return replace(self, lengths=lengths, ends=ends, _tables=tuple(self._tables[i] for i in chosen))
+
+    def repeat(self, n: int) -> "Paged[R]":
+        """Every sequence n times, its copies side by side; pages are shared, no row moves.
+
+        Raises
+        ------
+        ArgumentError
+            ``n`` below 1.
+
+        Examples
+        --------
+        >>> from kvattn.caches.rows import latent
+        >>> Paged.start(latent(2), batch=2).append([np.zeros((2, 1, 5, 2))], counts=[5, 1]).repeat(2).lengths
+        (5, 5, 1, 1)
+        """
+        n = integer("n", n, 1)
+        return self._picked([b for b in range(self.batch) for _ in range(n)])
+
+    def merge(self, *others: "Paged[R]") -> "Paged[R]":
+        """One batch of this cache's sequences and those of others behind them; pages are shared, no row moves.
+
+        Raises
+        ------
+        ArgumentError
+            Another kind of cache, another schema or another page size.
+
+        Examples
+        --------
+        >>> from kvattn.caches.rows import latent
+        >>> one, two = Paged.start(latent(2)), Paged.start(latent(2), batch=2).append([np.zeros((2, 1, 5, 2))])
+        >>> one.merge(two).lengths
+        (0, 5, 5)
+        >>> one.merge(Paged.start(latent(2), page=8))
+        Traceback (most recent call last):
+        kvattn.errors.ArgumentError: others must be paged caches of the same schema and page, \
+Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
+        """
+        for other in others:
+            if not isinstance(cast(Any, other), Paged) or other.schema != self.schema or other.page != self.page:
+                raise ArgumentError(
+                    f"others must be paged caches of the same schema and page, {self!r}, got {shown(other)}"
+                )
+        parts = (self, *others)
+        return replace(
+            self,
+            lengths=tuple(n for part in parts for n in part.lengths),
+            ends=tuple(n for part in parts for n in part.ends),
+            _tables=tuple(table for part in parts for table in part._tables),
+        )
+
+    def split(self, sizes: Sequence[int]) -> "tuple[Paged[R], ...]":
+        """Several caches, of so many sequences each, in order; what `merge` puts together again.
+
+        Raises
+        ------
+        ArgumentError
+            Sizes below 1, or that do not sum to the batch.
+
+        Examples
+        --------
+        >>> from kvattn.caches.rows import latent
+        >>> [part.batch for part in Paged.start(latent(2), batch=3).split([1, 2])]
+        [1, 2]
+        """
+        each = integers("sizes", sizes, 1)
+        if sum(each) != self.batch:
+            raise ArgumentError(f"sizes must sum to {self.batch}, the batch, got {each}")
+        stops = list(accumulate(each))
+        return tuple(self._picked(range(stop - size, stop)) for size, stop in zip(each, stops, strict=True))
 
     def release(self, start: int, stop: int | Sequence[int]) -> "Paged[R]":
         """Forget the whole pages that lie inside slots ``start .. stop - 1``; their place stays, as a hole.
@@ -246,10 +415,181 @@ class Paged(Generic[R]):
         start = integer("start", start, 0)
         tables = []
         for table, end in zip(self._tables, per_sequence("stop", stop, self.lengths), strict=True):
-            first, last = -(-start // self.page), end // self.page
-            hole = last - first
-            tables.append((*table[:first], *(None,) * hole, *table[last:]) if hole > 0 else table)
-        return type(self)(self.schema, self.page, self.lengths, tuple(tables))
+            tables.append(table.fill(-(-start // self.page), end // self.page, None))
+        return replace(self, _tables=tuple(tables))
+
+    def commit(self, prefix: int | Sequence[int], path: Sequence[int] | Sequence[Sequence[int]]) -> "Paged[R]":
+        """Keep one path of a tree that was appended behind ``prefix`` tokens, and forget its other nodes.
+
+        Where the nodes' rows are those of their depths, this is what appending the path alone would have left, to
+        the bit.  Nodes of the path that stand where they should already are not moved.
+
+        Parameters
+        ----------
+        prefix
+            Tokens in front of the tree; one number, or one for each sequence.
+        path
+            Numbers of the accepted nodes, increasing; node n stands in slot ``prefix + n``.  One path for all, or
+            one for each sequence.
+
+        Raises
+        ------
+        ArgumentError
+            A prefix beyond the cache, or a path that is not one of increasing node numbers.
+        PositionError, RollbackError
+            What is to stay or to move has been released.
+
+        Examples
+        --------
+        >>> from kvattn.caches.rows import latent
+        >>> held = Paged.start(latent(1)).append([np.arange(6.0).reshape(1, 1, 6, 1)])
+        >>> held.commit(2, [1, 3]).rows().latent.ravel()
+        array([0., 1., 3., 5.])
+        """
+        starts = per_sequence("prefix", prefix, self.lengths)
+        if not _is_row(path):
+            raise ArgumentError(f"path must be a row of node numbers, or one for each sequence, got {shown(path)}")
+        paths: Sequence[Any] = path if len(path) and all(map(_is_row, path)) else (path,) * self.batch
+        if len(paths) != self.batch:
+            raise ArgumentError(
+                f"path must be one for all or one for each of {self.batch} sequences, got {shown(path)}"
+            )
+        stays, rest = [], []
+        for b, (start, nodes, length) in enumerate(zip(starts, paths, self.lengths, strict=True)):
+            slots = start + _increasing(f"path of sequence {b}", nodes, length - start)
+            settled = _settled(slots, start)
+            stays.append(start + settled)
+            rest.append(slots[settled:])
+        return self._moved(stays, rest)
+
+    def evict(self, keep: Sequence[Any] | Visible) -> "Paged[R]":
+        """Forget all tokens but some, close the gaps, and let every token keep its position.
+
+        Pages before that of the first change are shared, the rows behind it are written again.  `coming` and `ends`
+        stay: time goes on, whatever is forgotten.
+
+        Parameters
+        ----------
+        keep
+            For each sequence the slots that stay, increasing, or a truth value for each slot.
+
+        Raises
+        ------
+        ArgumentError
+            A schema that is not placed; slots that are not there, repeated or out of order.
+        PositionError
+            A slot that has been released.
+
+        Examples
+        --------
+        >>> from kvattn.caches.rows import latent, placed
+        >>> cache = Paged.start(placed(latent(1))).append([np.arange(6.0).reshape(1, 1, 6, 1)])
+        >>> less = cache.evict([[0, 4, 5]])
+        >>> less.rows().latent.ravel(), less.positions(0), less.coming(1)
+        (array([0., 4., 5.]), array([0, 4, 5]), array([[6]]))
+        """
+        self._needs_places("evict")
+        if not _is_row(keep) or len(keep) != self.batch:
+            raise ArgumentError(f"keep must be slots for each of {self.batch} sequences, got {shown(keep)}")
+        slots = [
+            _increasing(f"keep of sequence {b}", k, n) for b, (k, n) in enumerate(zip(keep, self.lengths, strict=True))
+        ]
+        for b, chosen in enumerate(slots):
+            lost = chosen[~self.held(b)[chosen]]
+            if lost.size:
+                raise PositionError(f"keep of sequence {b} must name slots that are held, got {lost[0]}, which is not")
+        stays = [_settled(chosen, 0) for chosen in slots]
+        moved = self._moved(stays, [chosen[n:] for chosen, n in zip(slots, stays, strict=True)])
+        return replace(moved, ends=self.ends)
+
+    def _needs_places(self, verb: str) -> None:
+        if not self.schema.placed:
+            raise ArgumentError(
+                f"schema must be placed to {verb}, so that tokens keep positions of their own, got {self.schema.name}"
+            )
+
+    def _moved(self, stays: Sequence[int], rest: Sequence[Positions]) -> "Paged[R]":
+        """The first ``stays[b]`` slots, and behind them the rows of the slots ``rest[b]``."""
+        rows = [pick(self.schema, self.page, *each) for each in zip(self._tables, rest, strict=True)]
+        base = self.truncate(stays)
+        tables, lengths, ends, copied = [], [], [], 0
+        for table, length, end, new in zip(base._tables, base.lengths, base.ends, rows, strict=True):
+            count = new[0].shape[1]
+            longer, more = extend(self.schema, self.page, table, length, new) if count else (table, 0)
+            tables.append(longer)
+            lengths.append(length + count)
+            ends.append(int(new[-1][0, -1, 0]) + 1 if count and self.schema.placed else end + count)
+            copied += more + count
+        charge(Tally(kv_copied=copied * self.schema.nbytes))
+        return replace(base, lengths=tuple(lengths), ends=tuple(ends), _tables=tuple(tables))
+
+    def shift(
+        self,
+        by: int | Sequence[int],
+        turn: Turn | None = None,
+        *,
+        start: int | Sequence[int] = 0,
+        field: str = "k",
+    ) -> "Paged[R]":
+        """Move the positions of all tokens from slot ``start`` on, and of those to come.
+
+        Pages before that of ``start`` are shared, the rows behind it are written again.
+
+        Parameters
+        ----------
+        by
+            How far, one number or one for each sequence; below 0 is back.
+        turn
+            Where keys were turned at their positions: what turns them on, such as `kvattn.positions.Rotary`.
+            The result is that of turning at the new position up to rounding.
+        start
+            The first slot that moves, one number or one for each sequence.
+        field
+            Which field ``turn`` is for.
+
+        Raises
+        ------
+        ArgumentError
+            A schema that is not placed, a field that it does not have, a start beyond the cache.
+        PositionError
+            A position that would lie below 0.
+
+        Examples
+        --------
+        >>> from kvattn.caches.rows import key_value, placed
+        >>> from kvattn.positions import Rotary
+        >>> cache = Paged.start(placed(key_value(1, 2))).append([np.ones((1, 1, 6, 2))] * 2)
+        >>> sinks_and_last = cache.evict([[0, 1, 4, 5]]).shift(-2, Rotary.of(2), start=2)
+        >>> sinks_and_last.positions(0), sinks_and_last.ends
+        (array([0, 1, 2, 3]), (4,))
+        """
+        self._needs_places("shift")
+        names = [f.name for f in self.schema.fields]
+        if turn is not None and field not in names:
+            raise ArgumentError(f"field must be one of {', '.join(names)}, got {shown(field)}")
+        starts = per_sequence("start", start, self.lengths)
+        ways = list(by) if isinstance(by, Iterable) and np.ndim(cast(Any, by)) == 1 else [by] * self.batch
+        if len(ways) != self.batch:
+            raise ArgumentError(f"by must be one integer or one for each of {self.batch} sequences, got {shown(by)}")
+        steps = [integer("by", each) for each in ways]
+        for b, (step, first) in enumerate(zip(steps, starts, strict=True)):
+            there = self.positions(b)[first:]
+            lowest = min([int(n) for n in there[self.held(b)[first:]]] + [self.ends[b]])
+            if lowest + step < 0:
+                raise PositionError(f"by must not move position {lowest} of sequence {b} below 0, got {step}")
+        tables: list[Table] = []
+        written = 0
+        for table, length, step, first in zip(self._tables, self.lengths, steps, starts, strict=True):
+            if step and first < length:
+                change = _shifted(step, turn, names.index(field) if turn is not None else 0)
+                other, more = alter(self.schema, self.page, table, length, first, change)
+                tables.append(other)
+                written += more
+            else:
+                tables.append(table)
+        charge(Tally(kv_copied=written * self.schema.nbytes))
+        ends = tuple(end + step for end, step in zip(self.ends, steps, strict=True))
+        return replace(self, ends=ends, _tables=tuple(tables))
 
     def held(self, sequence: int) -> Visible:
         """Which slots of a sequence are still there, ``[length]``.
@@ -261,6 +601,21 @@ class Paged(Generic[R]):
         sequence = integer("sequence", sequence, 0, self.batch - 1)
         pages = np.array([page is not None for page in self._tables[sequence]], np.bool_)
         return pages.repeat(self.page)[: self.lengths[sequence]]
+
+    def positions(self, sequence: int) -> Positions:
+        """The position of every slot of a sequence, ``[length]``; -1 where it has been released.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Paged.start(latent(2), page=2).append([np.ones((1, 1, 5, 2))]).release(2, 4).positions(0)
+        array([ 0,  1, -1, -1,  4])
+        """
+        held = self.held(sequence)
+        found = np.where(held, np.arange(len(held)), -1)
+        if self.schema.placed:
+            parts = [page.arrays[-1][0, :, 0] for page in self._tables[sequence] if page is not None]
+            whole = np.concatenate(parts)[: int(held.sum())] if parts else np.empty(0, np.int64)
+            found[held] = whole
+        return found
 
     def rows(self, start: int = 0, stop: int | None = None, *, sequence: int | None = None) -> R:
         """The rows of slots ``start .. stop - 1``, gathered: ``[B, heads, stop - start, width]``, read-only.
@@ -371,3 +726,46 @@ class Paged(Generic[R]):
         128
         """
         return live_bytes(self)
+
+
+def _is_row(given: object) -> bool:
+    """Whether something has entries in an order."""
+    return hasattr(given, "__len__") and not isinstance(given, (str, bytes, Mapping, set, frozenset))
+
+
+def _increasing(name: str, given: Any, most: int) -> Positions:
+    """Increasing numbers in ``0 .. most - 1``, or the places of the true values of ``[most]``."""
+    if not _is_row(given) or getattr(given, "ndim", 1) != 1:
+        raise ArgumentError(f"{name} must be a row of numbers, got {shown(given)}")
+    if len(given) and all(isinstance(x, (bool, np.bool_)) for x in given):
+        if len(given) != most:
+            raise ArgumentError(f"{name} must have a truth value for each of {most} slots, got {len(given)}")
+        return np.flatnonzero(given)
+    read = np.array([integer(f"{name}[{n}]", x, 0, most - 1) for n, x in enumerate(given)], np.int64)
+    if (np.diff(read) <= 0).any():
+        raise ArgumentError(f"{name} must be increasing, got {shown(given)}")
+    return read
+
+
+def _settled(slots: Positions, start: int) -> int:
+    """How many of the slots stand at ``start``, ``start + 1``, … already."""
+    away = np.flatnonzero(slots != start + np.arange(len(slots)))
+    return int(away[0]) if len(away) else len(slots)
+
+
+def _shifted(step: int, turn: Turn | None, place: int) -> Callable[[list[Array]], list[Array]]:
+    """What `alter` puts in the place of rows: their positions moved, and the field at ``place`` turned on."""
+
+    def change(rows: list[Array]) -> list[Array]:
+        moved = [*rows[:-1], rows[-1] + step]
+        if turn is not None:
+            turned = np.asarray(turn.shift(rows[place], np.array(step)))
+            if turned.shape != rows[place].shape or turned.dtype != rows[place].dtype:
+                raise ShapeError(
+                    f"turn must keep shape and dtype, {rows[place].shape} and {rows[place].dtype}, "
+                    f"got {turned.shape} and {turned.dtype}"
+                )
+            moved[place] = turned
+        return moved
+
+    return change

@@ -46,7 +46,7 @@ class Page:
     filled
         Slots ever written, counted from the first.
     arrays
-        One read-only array per field, ``[heads, width, size]`` for keys, else ``[heads, size, width]``.
+        One read-only array per stored field, ``[heads, width, size]`` for keys, else ``[heads, size, width]``.
 
     Examples
     --------
@@ -70,7 +70,7 @@ class Page:
         self._schema: Schema[Any] = schema
         self._writers: list[Array] = []
         readers: list[Array] = []
-        for field in schema.fields:
+        for field in schema.stored:
             dtype = np.dtype(field.dtype)
             owner = cast(Array, np.full(field.layout(size), unwritten(dtype), dtype))
             self._writers.append(owner[...])
@@ -101,7 +101,7 @@ class Page:
         True
         >>> page.write(0, [np.ones((1, 2, 1))])
         """
-        for field, array, new in zip(self._schema.fields, self._writers, rows, strict=True):
+        for field, array, new in zip(self._schema.stored, self._writers, rows, strict=True):
             if field.keys:
                 array[:, :, start : start + new.shape[1]] = new.swapaxes(1, 2)
             else:
@@ -116,7 +116,7 @@ class Page:
         """
         return [
             array[:, :, start:stop].swapaxes(1, 2) if field.keys else array[:, start:stop]
-            for field, array in zip(self._schema.fields, self.arrays, strict=True)
+            for field, array in zip(self._schema.stored, self.arrays, strict=True)
         ]
 
     def copy(self, stop: int) -> "Page":

@@ -4,17 +4,20 @@ A `Schema` is a NamedTuple class and one `Field` for each of its entries.  One t
 stores ``[heads, width]`` numbers per field; a batch of T new tokens arrives as ``[B, heads, T, width]``,
 and storage turns each field so that products need no transpose: ``[heads, width, slots]`` for keys,
 ``[heads, slots, width]`` for everything else.
+
+A token's position is its slot, and nobody stores it.  Where the two may differ (after eviction, shifting or a
+tree) the schema is `placed`: storage then keeps each token's position beside its row, 8 bytes more.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from kvattn.arguments import integer
+from kvattn.arguments import integer, shown
 from kvattn.counting import Tally
 from kvattn.errors import ArgumentError, DtypeError, ShapeError
 from kvattn.typing import Array
@@ -82,9 +85,22 @@ class Field:
         return (self.heads, self.width, slots) if self.keys else (self.heads, slots, self.width)
 
 
+POSITION = Field("position", 1, 1, np.int64)
+"""What storage keeps beside a token's row where its schema is `placed`."""
+
+
 @dataclass(frozen=True)
 class Schema(Generic[R]):
     """The row of a cache: a NamedTuple class and a `Field` for each of its entries, in the same order.
+
+    Attributes
+    ----------
+    row
+        The NamedTuple class.
+    fields
+        One for each entry.
+    placed
+        Whether storage keeps every token's position too; the row itself is the same.
 
     Raises
     ------
@@ -100,6 +116,7 @@ class Schema(Generic[R]):
 
     row: Callable[..., R]
     fields: tuple[Field, ...]
+    placed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", tuple(self.fields))
@@ -117,13 +134,22 @@ class Schema(Generic[R]):
         return str(getattr(self.row, "__name__", self.row))
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of one token in one sequence, over all fields.
+    def stored(self) -> tuple[Field, ...]:
+        """What a page has room for: the row's fields, and behind them `POSITION` where the schema is placed.
 
-        >>> latent(10).nbytes
-        80
+        >>> [f.name for f in placed(latent(10)).stored]
+        ['latent', 'position']
         """
-        return sum(f.nbytes for f in self.fields)
+        return (*self.fields, POSITION) if self.placed else self.fields
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one token in one sequence, over all that is stored.
+
+        >>> latent(10).nbytes, placed(latent(10)).nbytes
+        (80, 88)
+        """
+        return sum(f.nbytes for f in self.stored)
 
     def check(self, rows: Sequence[Any], batch: int) -> tuple[list[Array], int]:
         """Read new rows, ``[batch, heads, T, width]`` per field, without casting or copying.
@@ -219,3 +245,66 @@ def latent(width: int, dtype: DTypeLike = np.float64) -> Schema[Latent]:
     2304
     """
     return Schema(Latent, (Field("latent", 1, width, dtype),))
+
+
+def placed(schema: Schema[R]) -> Schema[R]:
+    """The same rows, each stored with its position, which may then differ from its slot.
+
+    >>> schema = placed(key_value(heads=2, width=8))
+    >>> schema.row is KeyValue, schema.nbytes - key_value(heads=2, width=8).nbytes
+    (True, 8)
+    >>> placed(schema) == schema
+    True
+    """
+    return replace(schema, placed=True)
+
+
+def left_aligned(rows: Sequence[Array], counts: Sequence[int]) -> list[Array]:
+    """Left-padded rows turned into right-padded ones, as `Paged.append` takes them with ``counts``.
+
+    Parameters
+    ----------
+    rows
+        ``[B, heads, T, width]`` per field; the real tokens of sequence b are its last ``counts[b]``.
+    counts
+        One in ``0 .. T`` for each sequence.
+
+    Returns
+    -------
+    list
+        Arrays of the same shapes: each sequence's real tokens first, its padding behind them.
+
+    Raises
+    ------
+    ShapeError
+        An array that has not four axes.
+    ArgumentError
+        Counts that do not fit.
+
+    Examples
+    --------
+    >>> padded = np.array([[0.0, 0.0, 1.0], [2.0, 3.0, 4.0]]).reshape(2, 1, 3, 1)
+    >>> left_aligned([padded], [1, 3])[0][:, 0, :, 0]
+    array([[1., 0., 0.],
+           [2., 3., 4.]])
+    """
+    found = []
+    for array in map(np.asarray, rows):
+        if array.ndim != 4:
+            raise ShapeError(f"rows must be arrays [B, heads, T, width], got {[np.shape(x) for x in rows]}")
+        real = read_counts(counts, array.shape[0], array.shape[2])
+        order = (np.arange(array.shape[2]) + [[array.shape[2] - n] for n in real]) % max(1, array.shape[2])
+        found.append(np.take_along_axis(array, order[:, None, :, None], axis=2))
+    return found
+
+
+def read_counts(counts: object, batch: int, new: int) -> tuple[int, ...]:
+    """How many of T tokens are real, for each sequence.
+
+    >>> read_counts([0, 3], batch=2, new=3)
+    (0, 3)
+    """
+    values = list(counts) if isinstance(counts, Iterable) and np.ndim(cast(Any, counts)) == 1 else []
+    if len(values) != batch:
+        raise ArgumentError(f"counts must be one for each of {batch} sequences, got {shown(counts)}")
+    return tuple(integer(f"counts[{b}]", value, 0, new) for b, value in enumerate(values))

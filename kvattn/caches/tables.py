@@ -1,11 +1,12 @@
 """What one sequence keeps: a table of pages, read by slot and extended at its end.
 
-A table is a tuple of pages in the order of their slots, with None where a page was released.
-These functions never change a table; `extend` returns a new one that shares every page but
-perhaps the last.
+A table is a `kvattn.caches.vectors.Vector` of pages in the order of their slots, with None where a page was
+released.  These functions never change a table: `extend` returns one that shares every page but perhaps the last,
+`alter` one that shares the pages before the first slot that changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -13,10 +14,11 @@ import numpy as np
 from kvattn.caches.blocks import BLOCK
 from kvattn.caches.pages import Page
 from kvattn.caches.rows import R, Schema
+from kvattn.caches.vectors import Vector
 from kvattn.errors import PositionError
 from kvattn.typing import Array, Positions, Visible
 
-Table = tuple[Page | None, ...]
+Table = Vector[Page | None]
 """Pages by slot; None is a hole."""
 
 
@@ -51,7 +53,7 @@ class RawBlock(NamedTuple):
 
 
 def extend(schema: Schema[R], size: int, table: Table, length: int, rows: Sequence[Array]) -> tuple[Table, int]:
-    """Write rows ``[heads, T, width]`` per field behind slot ``length - 1``.
+    """Write rows ``[heads, T, width]`` per stored field behind slot ``length - 1``.
 
     Returns
     -------
@@ -62,7 +64,7 @@ def extend(schema: Schema[R], size: int, table: Table, length: int, rows: Sequen
     --------
     >>> from kvattn.caches.rows import latent
     >>> row = [np.ones((1, 1, 2))]
-    >>> one, copied = extend(latent(2), 4, (), 0, row)
+    >>> one, copied = extend(latent(2), 4, Vector(), 0, row)
     >>> left, copied = extend(latent(2), 4, one, 1, row)
     >>> left == one, copied  # into free room
     (True, 0)
@@ -78,19 +80,19 @@ def extend(schema: Schema[R], size: int, table: Table, length: int, rows: Sequen
         if not last.claim(at, at + done):
             page, copied = last.copy(at), at
             page.claim(at, at + done)
-            table = (*table[:-1], page)
+            table = table.replace(len(table) - 1, page)
         page.write(at, [x[:, :done] for x in rows])
-    opened = []
+    opened: list[Page | None] = []
     for start in range(done, new, size):
         page, stop = Page(schema, size), min(start + size, new)
         page.claim(0, stop - start)
         page.write(0, [x[:, start:stop] for x in rows])
         opened.append(page)
-    return ((*table, *opened) if opened else table), copied
+    return table.extend(opened), copied
 
 
 def gather(size: int, table: Table, start: int, stop: int, out: Sequence[Array]) -> None:
-    """Copy slots ``start .. stop - 1`` into arrays ``[heads, stop - start, width]``.
+    """Copy slots ``start .. stop - 1`` into arrays ``[heads, stop - start, width]``, one for each of the first fields.
 
     Raises
     ------
@@ -100,64 +102,148 @@ def gather(size: int, table: Table, start: int, stop: int, out: Sequence[Array])
     Examples
     --------
     >>> from kvattn.caches.rows import latent
-    >>> table, _ = extend(latent(1), 2, (), 0, [np.arange(3.0).reshape(1, 3, 1)])
+    >>> table, _ = extend(latent(1), 2, Vector(), 0, [np.arange(3.0).reshape(1, 3, 1)])
     >>> out = [np.empty((1, 2, 1))]
     >>> gather(2, table, 1, 3, out)
     >>> out[0].ravel()
     array([1., 2.])
     """
-    for index in range(start // size, -(-stop // size)):
-        page, base = table[index], index * size
+    first = start // size
+    for index, page in enumerate(table.between(first, -(-stop // size)), first):
+        base = index * size
         low, high = max(start, base), min(stop, base + size)
         if page is None:
             raise PositionError(f"slots {low} .. {high - 1} must be held, but they have been released")
-        for target, rows in zip(out, page.read(low - base, high - base), strict=True):
+        for target, rows in zip(out, page.read(low - base, high - base), strict=False):
             target[:, low - start : high - start] = rows
+
+
+def pick(schema: Schema[R], size: int, table: Table, slots: Positions) -> list[Array]:
+    """The rows of some slots, ``[heads, len(slots), width]`` per stored field.
+
+    Raises
+    ------
+    PositionError
+        A slot that has been released.
+
+    Examples
+    --------
+    >>> from kvattn.caches.rows import latent
+    >>> table, _ = extend(latent(1), 2, Vector(), 0, [np.arange(5.0).reshape(1, 5, 1)])
+    >>> pick(latent(1), 2, table, np.array([1, 2, 4]))[0].ravel()
+    array([1., 2., 4.])
+    """
+    out = [cast(Array, np.empty((f.heads, len(slots), f.width), f.dtype)) for f in schema.stored]
+    pages = slots // size
+    edges = [0, *(np.flatnonzero(np.diff(pages)) + 1).tolist(), len(slots)] if len(slots) else [0]
+    for low, high in pairwise(edges):
+        index = int(pages[low])
+        page = table[index]
+        if page is None:
+            raise PositionError(f"slot {slots[low]} must be held, but it has been released")
+        for target, rows in zip(out, page.read(0, size), strict=True):
+            target[:, low:high] = rows[:, slots[low:high] - index * size]
+    return out
+
+
+def alter(
+    schema: Schema[R],
+    size: int,
+    table: Table,
+    length: int,
+    start: int,
+    change: Callable[[list[Array]], list[Array]],
+) -> tuple[Table, int]:
+    """Put other rows in the place of those from slot ``start`` on; holes stay where they are.
+
+    Parameters
+    ----------
+    change
+        Gets the rows that are held from ``start`` on, ``[heads, n, width]`` per stored field, and returns as many.
+
+    Returns
+    -------
+    tuple
+        The table, which shares the pages before that of ``start``, and how many rows were written.
+
+    Examples
+    --------
+    >>> from kvattn.caches.rows import latent
+    >>> table, _ = extend(latent(1), 2, Vector(), 0, [np.arange(5.0).reshape(1, 5, 1)])
+    >>> other, written = alter(latent(1), 2, table, 5, 3, lambda rows: [-rows[0]])
+    >>> pick(latent(1), 2, other, np.arange(5))[0].ravel(), written, other[0] is table[0]
+    (array([ 0.,  1.,  2., -3., -4.]), 3, True)
+    """
+    first = start // size
+    pages = list(table.between(first, len(table)))
+    held = np.repeat([page is not None for page in pages], size)[start - first * size : length - first * size]
+    rows = change(pick(schema, size, table, np.flatnonzero(held) + start))
+    fresh: list[Page | None] = []
+    taken = written = 0
+    for index, page in enumerate(pages, first):
+        if page is None:
+            fresh.append(None)
+            continue
+        at, stop = max(0, start - index * size), min(size, length - index * size)
+        twin = page.copy(at)
+        twin.claim(at, stop)
+        twin.write(at, [x[:, taken : taken + stop - at] for x in rows])
+        fresh.append(twin)
+        taken, written = taken + stop - at, written + stop
+    return table.take(first).extend(fresh), written
 
 
 def raw_blocks(schema: Schema[R], size: int, table: Table, length: int) -> tuple[RawBlock, ...]:
     """The blocks of 256 slots that hold anything; with ``size`` 256 a full one is the page itself.
 
     >>> from kvattn.caches.rows import latent
-    >>> table, _ = extend(latent(1), 200, (), 0, [np.ones((1, 300, 1))])
+    >>> table, _ = extend(latent(1), 200, Vector(), 0, [np.ones((1, 300, 1))])
     >>> [(block.start, block.key_count) for block in raw_blocks(latent(1), 200, table, 300)]
     [(0, 256), (256, 44)]
     """
-    found = []
+    found, pages = [], list(table)
     for start in range(0, length, BLOCK):
         if size == BLOCK and start + BLOCK <= length:
-            page = table[start // BLOCK]
-            block = None if page is None else _whole_page(page, start)
+            page = pages[start // BLOCK]
+            block = None if page is None else _whole_page(schema, page, start)
         else:
-            block = _gathered(schema, size, table, start, min(start + BLOCK, length))
+            block = _gathered(schema, size, pages, start, min(start + BLOCK, length))
         if block is not None:
             found.append(block)
     return tuple(found)
 
 
-def _whole_page(page: Page, start: int) -> RawBlock:
+def _whole_page(schema: Schema[Any], page: Page, start: int) -> RawBlock:
     if page.memo is None:  # a full page never changes and always stands at the same slots
-        positions = np.arange(start, start + BLOCK)
+        positions = _positions(page) if schema.placed else np.arange(start, start + BLOCK)
         positions.flags.writeable = False
-        page.memo = RawBlock(start, page.arrays, positions, None)
+        page.memo = RawBlock(start, page.arrays[: len(schema.fields)], positions, None)
     return cast(RawBlock, page.memo)
 
 
-def _gathered(schema: Schema[Any], size: int, table: Table, start: int, stop: int) -> RawBlock | None:
+def _positions(page: Page) -> Positions:
+    """Position of each slot of a page whose schema is placed, ``[size]``."""
+    return cast(Positions, page.arrays[-1][0, :, 0])
+
+
+def _gathered(schema: Schema[Any], size: int, pages: Sequence[Page | None], start: int, stop: int) -> RawBlock | None:
     held = np.zeros(BLOCK, np.bool_)
     arrays = tuple(np.zeros(f.layout(BLOCK), f.dtype) for f in schema.fields)
+    positions = np.arange(start, start + BLOCK)
     for index in range(start // size, -(-stop // size)):
-        page, base = table[index], index * size
+        page, base = pages[index], index * size
         if page is None:
             continue
         low, high = max(start, base), min(stop, base + size)
-        held[low - start : high - start] = True
-        for f, target, source in zip(schema.fields, arrays, page.arrays, strict=True):
+        there, here = slice(low - start, high - start), slice(low - base, high - base)
+        held[there] = True
+        if schema.placed:
+            positions[there] = _positions(page)[here]
+        for f, target, source in zip(schema.fields, arrays, page.arrays, strict=False):
             time = (slice(None),) * (2 if f.keys else 1)
-            target[(*time, slice(low - start, high - start))] = source[(*time, slice(low - base, high - base))]
+            target[(*time, there)] = source[(*time, here)]
     if not held.any():
         return None
-    positions = np.arange(start, start + BLOCK)
     positions[~held] = positions[held][0]
     for array in (*arrays, positions, held):
         array.flags.writeable = False

@@ -6,6 +6,7 @@ import pytest
 from kvattn.caches.blocks import BLOCK, blocks_of
 from kvattn.caches.rows import key_value
 from kvattn.caches.tables import Table, extend, gather, raw_blocks
+from kvattn.caches.vectors import Vector
 from kvattn.errors import PositionError
 
 SCHEMA = key_value(2, 3, 1)
@@ -17,7 +18,7 @@ def rows(start: int, stop: int) -> list[np.ndarray]:
 
 
 def table_of(size: int, cuts: list[int]) -> tuple[Table, int]:
-    table: Table = ()
+    table: Table = Vector()
     length = 0
     for count in cuts:
         table, copied = extend(SCHEMA, size, table, length, rows(length, length + count))
@@ -63,7 +64,7 @@ def test_a_block_is_not_taken_from_a_page_that_somebody_else_filled() -> None:
 
 def test_holes_are_left_out() -> None:
     table, length = table_of(64, [700])
-    holed = (*table[:1], *(None,) * 8, *table[9:])  # slots 64 .. 575 are gone
+    holed = table.fill(1, 9, None)  # slots 64 .. 575 are gone
     found = raw_blocks(SCHEMA, 64, holed, length)
     assert [(block.start, block.key_count) for block in found] == [(0, 64), (512, 124)]
     held = found[1].held
@@ -81,7 +82,7 @@ def test_the_second_to_extend_gets_a_copy_of_one_page() -> None:
     first, none = extend(SCHEMA, 8, table, length, rows(20, 30))
     second, four = extend(SCHEMA, 8, table, length, rows(40, 50))
     assert (none, four) == (0, 4)
-    assert first[:2] == second[:2] == table[:2]
+    assert first.take(2) == second.take(2) == table.take(2)
     assert first[2] is table[2]
     assert second[2] is not table[2]
     out = [np.empty((2, 30, 3)), np.empty((2, 30, 1))]
