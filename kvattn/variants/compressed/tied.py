@@ -1,7 +1,7 @@
 """Tied keys and values (K = V): one projection makes both, and the cache holds one row for them.
 
 `SharedProjection`:  r = x W_kv,   v = RMSNorm(r),   k = R_j(v ⊙ w_k)
-`SharedRow`:         r = bend_j(x W_kv),   k = v = r,   o ← R_-i(o)
+`SharedRow`:         r = bend_j(x W_kv),   k = v = r,   o ← R(-i) o
 
 In the first, key and value are the same row normed twice, once with weights and turned, once without either.
 Since the norm with weights is the norm without them times w_k, the normed row is all that has to be cached: keys are
@@ -151,7 +151,9 @@ class SharedProjection:
         self.norm.keys(np.zeros((1, w.kv_heads, 0, w.width), w.dtype), none)
 
     def definition(self, x: Array, positions: Positions) -> Attended:
-        """Whole matrices; parameters as in `Grouped.definition`.
+        """Whole matrices.
+
+        Parameters are those of `kvattn.variants.dense.grouped.Grouped.definition`.
 
         >>> one = np.ones((1, 1))
         >>> layer = SharedProjection(tied(one, one, one, heads=1, kv_heads=1), HeadRmsNorm(eps=0.0))
@@ -176,7 +178,9 @@ class SharedProjection:
         return Paged.start(_schema(self.projections), batch, self.page)
 
     def step(self, cache: Paged[Tied], x: Array) -> tuple[Attended, Paged[Tied]]:
-        """Attend with any number of new tokens, and remember them; parameters as in `Grouped.step`.
+        """Attend with any number of new tokens, and remember them.
+
+        Parameters are those of `kvattn.variants.dense.grouped.Grouped.step`.
 
         >>> one = np.ones((1, 1))
         >>> layer = SharedProjection(tied(one, one, one, heads=1, kv_heads=1), HeadRmsNorm())
@@ -278,7 +282,9 @@ class SharedRow:
             )
 
     def definition(self, x: Array, positions: Positions) -> Attended:
-        """Whole matrices; parameters as in `Grouped.definition`.
+        """Whole matrices.
+
+        Parameters are those of `kvattn.variants.dense.grouped.Grouped.definition`.
 
         >>> one = np.ones((1, 1))
         >>> SharedRow(tied(one, one, one, heads=1, kv_heads=1)).definition(np.array([[[5.0]]]), np.arange(1)).out
@@ -302,7 +308,9 @@ class SharedRow:
         return Paged.start(_schema(self.projections), batch, self.page)
 
     def step(self, cache: Paged[Tied], x: Array) -> tuple[Attended, Paged[Tied]]:
-        """Attend with any number of new tokens, and remember them; parameters as in `Grouped.step`.
+        """Attend with any number of new tokens, and remember them.
+
+        Parameters are those of `kvattn.variants.dense.grouped.Grouped.step`.
 
         >>> one = np.ones((1, 1))
         >>> layer = SharedRow(tied(one, one, one, heads=1, kv_heads=1))

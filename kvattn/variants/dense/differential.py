@@ -146,7 +146,9 @@ class Differential:
             object.__setattr__(self, "norm", norm)
 
     def definition(self, x: Array, positions: Positions) -> Attended:
-        """The paper's equation on whole matrices; parameters as in `Grouped.definition`.
+        """The paper's equation on whole matrices.
+
+        Parameters are those of `kvattn.variants.dense.grouped.Grouped.definition`.
 
         >>> one = np.ones((1, 2))
         >>> w = Projections(one, one, one, np.ones((2, 1)), heads=2, kv_heads=2)
@@ -182,7 +184,9 @@ class Differential:
         return Paged.start(self._schema(), batch, self.page)
 
     def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
-        """Attend with any number of new tokens, and remember them; parameters as in `Grouped.step`.
+        """Attend with any number of new tokens, and remember them.
+
+        Parameters are those of `kvattn.variants.dense.grouped.Grouped.step`.
 
         >>> one = np.ones((1, 2))
         >>> layer = Differential(Projections(one, one, one, np.ones((2, 1)), heads=2, kv_heads=2), 0.5, 0.2)

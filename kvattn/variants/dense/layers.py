@@ -149,7 +149,9 @@ class Layers:
         return max(int(getattr(layer, "page", 1)) for layer in self.layers)
 
     def definition(self, x: Array, positions: Positions) -> Attended:
-        """One layer's definition after the other; parameters as in `Grouped.definition`.
+        """One layer's definition after the other.
+
+        Parameters are those of `kvattn.variants.dense.grouped.Grouped.definition`.
 
         >>> from kvattn.variants.dense.grouped import Grouped
         >>> from kvattn.variants.dense.projections import Projections

@@ -89,7 +89,9 @@ class MemoryRows:
             object.__setattr__(self, name, held)
 
     def definition(self, x: Array, positions: Positions) -> Attended:
-        """One softmax on whole matrices; parameters as in `Grouped.definition`.
+        """One softmax on whole matrices.
+
+        Parameters are those of `kvattn.variants.dense.grouped.Grouped.definition`.
 
         >>> one = np.ones((1, 1))
         >>> w = Projections(one, one, one, one, heads=1, kv_heads=1)
@@ -114,7 +116,9 @@ class MemoryRows:
         return Paged.start(around.schema_of(self), batch, self.page)
 
     def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
-        """Attend with any number of new tokens, and remember them; parameters as in `Grouped.step`.
+        """Attend with any number of new tokens, and remember them.
+
+        Parameters are those of `kvattn.variants.dense.grouped.Grouped.step`.
 
         >>> one = np.ones((1, 1))
         >>> w = Projections(one, one, one, one, heads=1, kv_heads=1)

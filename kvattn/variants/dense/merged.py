@@ -245,7 +245,9 @@ class Merged:
         return Layered((Paged.start(schema, count, self.page), memory))
 
     def step(self, cache: Layered, x: Array) -> tuple[Attended, Layered]:
-        """Attend with any number of new tokens, and remember them; parameters as in `Grouped.step`.
+        """Attend with any number of new tokens, and remember them.
+
+        Parameters are those of `kvattn.variants.dense.grouped.Grouped.step`.
 
         >>> one = np.ones((1, 1))
         >>> layer = Merged(Projections(one, one, one, one, heads=1, kv_heads=1), np.ones((1, 5, 1)))

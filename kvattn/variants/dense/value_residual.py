@@ -97,7 +97,9 @@ class ValueResidual:
         return max(layer.page for layer in self.layers)
 
     def definition(self, x: Array, positions: Positions) -> Attended:
-        """Whole matrices, one layer after the other; parameters as in `Grouped.definition`.
+        """Whole matrices, one layer after the other.
+
+        Parameters are those of `kvattn.variants.dense.grouped.Grouped.definition`.
 
         >>> from kvattn.variants.dense.projections import Projections
         >>> one = np.ones((1, 1))
@@ -137,7 +139,9 @@ class ValueResidual:
         return Layered(tuple(layer.start(batch) for layer in self.layers))
 
     def step(self, cache: Layered, x: Array) -> tuple[Attended, Layered]:
-        """Attend with any number of new tokens through every layer; parameters as in `Grouped.step`.
+        """Attend with any number of new tokens through every layer.
+
+        Parameters are those of `kvattn.variants.dense.grouped.Grouped.step`.
 
         >>> from kvattn.variants.dense.projections import Projections
         >>> one = np.ones((1, 1))
