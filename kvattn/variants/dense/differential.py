@@ -12,7 +12,7 @@ Cached per token: ``Hkv · (D + Dv)`` numbers, as in grouped attention of as man
 Cost: two attentions of half the heads over values of twice the width, so values are read and mixed twice; then per
 mixed number 2 FLOPs for the difference, one for ``1 - λ_init``, and an RMSNorm for each pair.
 
-Source: Ye et al. 2024 (2410.05258) §2.1 eq. 1-3; the authors' released code (Diff-Transformer, two files).
+Source: Ye et al. 2024 (2410.05258) §2.1; the authors' released code (Diff-Transformer, two files).
 Where libraries differ: in the paper's code a pair is heads 2p and 2p + 1; in transformers' DiffLlama it is heads p and
 p + Hq/2, and a value is value heads g and g + Hkv/2 (`from_halves` reorders such weights).  With fewer key heads than
 query heads the paper's plain code repeats single keys, so that both maps of a pair can read the same key, where its

@@ -11,7 +11,7 @@ Cached per token: what the layers cache, in `kvattn.caches.layered.Layered`, one
 layers that keep a window of W and one that keeps everything holds ``5·W + S`` rows for S tokens, not ``6·S``.
 Cost: the layers' costs, M additions per token and layer, and an RMSNorm where there are weights for it.
 
-Source: Vaswani et al. 2017 (1706.03762) §3.1; the norm in front: Xiong et al. 2020 (2002.04745) §3.2;
+Source: Vaswani et al. 2017 (1706.03762) §3.1; the norm in front: Xiong et al. 2020 (2002.04745);
 interleaved: Gemma 2 (2408.00118) §2, Gemma 3 (2503.19786) §2.
 Where libraries differ: Gemma-2 norms in front and behind, OLMo-2 behind alone, Cohere with LayerNorm and its
 feed-forward part beside the attention instead of behind it.  Which layers are local differs by family: see the page.

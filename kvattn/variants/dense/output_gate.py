@@ -2,8 +2,8 @@
 
     o ← o ⊙ g(x W_g),      g = sigmoid or softplus
 
-A head can then pass nothing on, which a softmax alone cannot: so gated layers need no attention sink.  Both gates are a
-`kvattn.typing.Finish`: they stand between the mix and W_o.
+A head can then pass nothing on, which a softmax alone cannot; the paper finds no attention sinks in gated models.
+Both gates are a `kvattn.typing.Finish`: they stand between the mix and W_o.
 
 Shapes: ``x [B, T, M]``, mix ``[B, Hq, T, Dv]``; with ``W_g [M, Hq·Dv]`` each feature has its gate, with
 ``W_g [M, Hq]`` each head.
@@ -11,10 +11,10 @@ Cached per token: nothing; the gate is that of the query's token.
 Cost of T tokens: ``2·T·M·columns`` FLOPs, sigmoid or softplus of each, and ``T·Hq·Dv`` products.
 
 Source: Qiu et al. 2025 (2505.06708) §2.2, the gate behind the attention ("G1").
-Where libraries differ: sigmoid for each feature in Qwen3-Next, AFMoE and MiniMax-M1, sigmoid for each head in Step-3.5,
+Where libraries differ: sigmoid for each feature in Qwen3-Next, AFMoE and MiniMax's linear layers, sigmoid for each head in Step-3.5,
 softplus for each head in Laguna.  Qwen3-Next stores query and gate of a head side by side in one matrix, which
 `parted` takes apart; read as ``[all queries ; all gates]`` it would still have a fitting shape.  The gate reads the
-layer's input and not the mix.  x-transformers adds a bias of 10 so that gates begin open.
+layer's input; x-transformers has one that reads the mix as well (``output_gate``).
 """
 
 from dataclasses import dataclass

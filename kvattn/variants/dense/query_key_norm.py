@@ -12,7 +12,7 @@ Cached per token: keys as the last value of ``query_key`` leaves them, so nothin
 Cost: `kvattn.ops.rms_norm` or `kvattn.ops.layer_norm` for each row.
 
 Source: Henry et al. 2020 (2010.04245) §3.1 (unit length, see `kvattn.variants.dense.cosine`); Dehghani et al. 2023
-(2302.05442) §2 (LayerNorm); OLMo 2 (2501.00656) §3.3.2 (RMSNorm, over the whole projection).
+(2302.05442) §2 (LayerNorm); OLMo 2 (2501.00656) (RMSNorm, over the whole projection).
 Where libraries differ: in place, width, weights and ε; the page has the table.  Gemma and Qwen3-Next store
 w - 1 (`HeadRmsNorm.zero_centred`).  What transformers calls an L2 norm in Llama-4 divides by the root *mean*
 square and is `HeadRmsNorm` without weights.  Nearly all compute norms in float32, whatever the model's dtype.
