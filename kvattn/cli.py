@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     check.add_argument("target", nargs="?", metavar="TARGET", help="module:callable")
-    check.add_argument("--cases", type=int, help="drawn cases (80; 20 for each variant and law of the installation)")
+    check.add_argument("--cases", type=int, help="drawn cases (80; 6 for each variant and law of the installation)")
     check.add_argument("--dtype", choices=("float64", "float32", "float16"), default="float64", help="of the inputs")
     check.add_argument("--seed", type=int, default=0, help="of the cases; the same seed gives the same report")
     check.set_defaults(run=_check)
@@ -186,7 +186,7 @@ def _check_installation(options: argparse.Namespace, show: Callable[[str], None]
         from kvattn.testing.strategies import drawn
 
         engine, source = drawn, f"{source}, drawn and shrunk by Hypothesis"
-    examples = 20 if options.cases is None else options.cases
+    examples = 6 if options.cases is None else options.cases
     outcomes = list(verify(examples=examples, seed=options.seed, tick=show, engine=engine))
     show("")
     verdict = "fault" if any(outcome.broken for outcome in outcomes) else "pass"
