@@ -12,9 +12,9 @@ Cost of T tokens: ``2·T·M·columns`` FLOPs, sigmoid or softplus of each, and `
 
 Source: Qiu et al. 2025 (2505.06708) §2.2, the gate behind the attention ("G1").
 Where libraries differ: sigmoid for each feature in Qwen3-Next, AFMoE and MiniMax's linear layers, sigmoid for each
-head in Step-3.5, softplus for each head in Laguna.  Qwen3-Next stores query and gate of a head side by side in one matrix, which
-`parted` takes apart; read as ``[all queries ; all gates]`` it would still have a fitting shape.  The gate reads the
-layer's input; x-transformers has one that reads the mix as well (``output_gate``).
+head in Step-3.5, softplus for each head in Laguna.  Qwen3-Next stores query and gate of a head side by side in one
+matrix, which `parted` takes apart; read as ``[all queries ; all gates]`` it would still have a fitting shape.  The
+gate reads the layer's input; x-transformers has one that reads the mix as well (``output_gate``).
 """
 
 from dataclasses import dataclass
