@@ -25,6 +25,7 @@ LAYERS = (
     "arrays",
     "blas",
     "ops",
+    "codecs",
     "positions",
     "masks",
     "mods",

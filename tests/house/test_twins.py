@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[2]
 
 GROUPS = (
     "",
+    "codecs",
     "masks",
     "positions",
     "mods",
