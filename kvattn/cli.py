@@ -208,11 +208,12 @@ def _check_installation(options: argparse.Namespace, show: Callable[[str], None]
         _print_json({**head, "seed": options.seed, "source": source, "outcomes": rows})
         return int(verdict == "fault")
     variants, laws = (list(dict.fromkeys(names)) for names in zip(*((o.variant, o.law) for o in outcomes), strict=True))
-    cell = {(o.variant, o.law): "BROKEN" if o.broken else str(o.tried) for o in outcomes}
-    wide, columns = max(map(len, laws)), {variant: max(6, len(variant)) for variant in variants}
-    print(" " * wide, *(f"{variant:>{broad}}" for variant, broad in columns.items()), sep="  ")
-    for law in laws:
-        print(f"{law:<{wide}}", *(f"{cell.get((v, law), '-'):>{broad}}" for v, broad in columns.items()), sep="  ")
+    wide = max(map(len, variants))
+    for variant in variants:
+        own = [outcome for outcome in outcomes if outcome.variant == variant]
+        held, cases = sum(not outcome.broken for outcome in own), sum(outcome.tried for outcome in own)
+        state = "hold" if held == len(own) else "BROKEN"
+        print(f"{variant:<{wide}}  {held:>2} of {len(own)} laws {state:<6}  {cases:>5} cases")
     for outcome in broken:
         print(f"\n{outcome.variant} breaks {outcome.law}: {outcome.broken}\n  reproduce: {outcome.reproduce}")
     text = f"\n{verdict}: {len(laws)} laws, {len(variants)} variants, {tried} cases, {source}"

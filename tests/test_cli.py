@@ -127,11 +127,14 @@ def test_without_a_target_the_installation_is_verified(capsys: Captured, monkeyp
     assert main(["check"]) == 0
     out = capsys.readouterr().out
     assert "pass: 2 laws, 2 variants, 12 cases, seed 0" in out
-    assert [line.split() for line in out.splitlines()[:2]] == [["a", "b"], ["one", "3", "3"]]
+    assert [" ".join(line.split()) for line in out.splitlines()[:2]] == [
+        "a 2 of 2 laws hold 6 cases",
+        "b 2 of 2 laws hold 6 cases",
+    ]
     monkeypatch.setattr("kvattn.testing.installation.verify", outcomes("ValueError: off"))
     assert main(["check"]) == 1
     out = capsys.readouterr().out
-    assert "BROKEN" in out
+    assert "a   1 of 2 laws BROKEN      6 cases" in out
     assert "a breaks two: ValueError: off\n  reproduce: replay()" in out
     assert main(["check", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
