@@ -123,7 +123,7 @@ def head_map() -> Disagreement:
         {"q": q, "k": k, "v": v},
         (
             Reading("h // G", ("torch enable_gqa", "jax", "onnx >= 1.19", "transformers"), ours),
-            Reading("h % Hkv", ("onnx 1.18",), tiled),
+            Reading("h % Hkv", ("onnx 1.18", "x-transformers"), tiled),
         ),
     )
 

@@ -10,6 +10,7 @@ Shapes: ``x [B, T, M]``, ``q [B, Hq, T, D]``, ``k [B, Hkv, T, D]``, ``v [B, Hkv,
 """
 
 from collections.abc import Sequence
+import math
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -160,7 +161,7 @@ def arguments(layer: Layer, **others: Any) -> dict[str, Any]:
     """
     found = arguments_of(layer)
     if found["scale"] is None:
-        found["scale"] = layer.projections.width**-0.5
+        found["scale"] = 1.0 / math.sqrt(layer.projections.width)  # as `attend` says it: ``width**-0.5`` is another bit
     return found | others
 
 

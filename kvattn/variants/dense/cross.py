@@ -2,6 +2,9 @@
 
     o_h = softmax(mask(scale · q_h k_{h // G}ᵀ)) v_{h // G},   q = x W_q,   k = memory W_k,   v = memory W_v
 
+Norms (``query_key``) and gates (``finish``) stand where they do in `kvattn.variants.dense.grouped`; the
+memory's keys have positions 0 .. S-1.
+
 Shapes: ``x [B, T, M]``, ``memory [B, S, Me]``, ``k [B, Hkv, S, D]``, ``v [B, Hkv, S, Dv]``.
 Cached: ``Hkv · (D + Dv)`` numbers per encoder token, written once by `Cross.start`; nothing per
 decoded token.  Rolling back crops nothing but the count of decoded tokens.
@@ -9,13 +12,16 @@ Cost of T new tokens: projections ``4·T·M·Hq·D`` FLOPs for D = Dv, attention
 
 Source: Vaswani et al. 2017 (1706.03762) §3.2.3.
 Where libraries differ: T5 gives cross-attention no position bias; Whisper's keys have no bias
-vector; Llama-3.2-Vision sets the rows of a text without an image to zero.
+vector; Llama-3.2-Vision norms queries and keys, has a tanh gate behind the output
+projection, and sets the rows of a text without an image to zero.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from kvattn.arguments import integers
 from kvattn.arrays import positions as read_positions
 from kvattn.caches.blocks import BLOCK
 from kvattn.caches.rows import KeyValue, Schema, key_value
@@ -26,8 +32,32 @@ from kvattn.core.definition import definition
 from kvattn.core.pipeline import arguments_of, bends_of, settle
 from kvattn.counting import Tally
 from kvattn.errors import ArgumentError
-from kvattn.typing import Array, Attended, Mask, Positions
+from kvattn.masks.combine import both
+from kvattn.masks.padding import Padding
+from kvattn.typing import Array, Attended, Finish, Mask, Positions, QueryKey
 from kvattn.variants.dense.projections import Projections, check_hidden
+
+
+def read_lengths(lengths: Sequence[int] | None, memory: Array) -> tuple[int, ...] | None:
+    """How many tokens of each sequence of a memory are real, or None for all.
+
+    Raises
+    ------
+    ArgumentError
+        When they are not one integer in 0 .. S for each sequence.
+
+    Examples
+    --------
+    >>> read_lengths([2, 0], np.ones((2, 3, 1)))
+    (2, 0)
+    """
+    if lengths is None:
+        return None
+    found = integers("memory_lengths", lengths, 0)
+    if len(found) != len(memory) or max(found) > memory.shape[1]:
+        sizes = f"one integer in 0 .. {memory.shape[1]} for each of {len(memory)} sequences"
+        raise ArgumentError(f"memory_lengths must be {sizes}, got {found}")
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +70,15 @@ class Cross:
         ``query [M, Hq·D]``, ``key`` and ``value`` over ``[Me, …]``, ``output [Hq·Dv, M]``.
     memory
         ``[B, S, Me]``, the encoder's hidden states, copied; another memory is another value.
+    memory_lengths
+        How many of each sequence's memory tokens are real, 0 .. S; all unless given.
     mask
-        Who may see whom, for instance `kvattn.masks.Padding`; decoder positions against 0 .. S-1.
+        Who may see whom: decoder positions against 0 .. S-1.  A mask that asks which sequence it is does not
+        travel when beams are reordered; ``memory_lengths`` do.
+    query_key
+        What is done to queries and to the memory's keys, in order.
+    finish
+        What is done to the mix before the output projection, in order.
     scale, softcap
         As in `kvattn.attend`.
     page
@@ -59,6 +96,9 @@ class Cross:
     projections: Projections
     memory: Array
     mask: Mask | None = None
+    memory_lengths: Sequence[int] | None = None
+    query_key: Sequence[QueryKey] = ()
+    finish: Sequence[Finish] = ()
     scale: float | None = None
     softcap: float | None = None
     page: int = BLOCK
@@ -69,6 +109,7 @@ class Cross:
         memory = check_hidden("memory", self.memory, None, int(w.key.shape[0]), w.dtype).copy()
         memory.flags.writeable = False
         object.__setattr__(self, "memory", memory)
+        object.__setattr__(self, "memory_lengths", read_lengths(self.memory_lengths, memory))
 
     def definition(self, x: Array, positions: Positions) -> Attended:
         """The paper's equation on whole matrices; ``positions`` are the decoder's.
@@ -82,11 +123,19 @@ class Cross:
         x = check_hidden("x", x, len(self.memory), w.hidden, w.dtype)
         batch, length, _ = x.shape
         at = read_positions("positions", positions, batch, length)
-        source = np.broadcast_to(np.arange(self.memory.shape[1]), self.memory.shape[:2])
+        source = self._source()
         q = np.einsum("btm,mhd->bhtd", x, w.query.reshape(w.hidden, w.heads, w.width))
         k = np.einsum("bsm,mhd->bhsd", self.memory, w.key.reshape(-1, w.kv_heads, w.width))
         v = np.einsum("bsm,mhd->bhsd", self.memory, w.value.reshape(-1, w.kv_heads, w.value_width))
-        mixed, lse = definition(q, k, v, q_positions=at, k_positions=source, **arguments_of(self))
+        for part in self.query_key:
+            q, k = part.queries(q, at[:, None, :]), part.keys(k, source[:, None, :])
+        mask = self.mask
+        if self.memory_lengths is not None:
+            real = Padding(self.memory_lengths)
+            mask = real if mask is None else both(mask, real)
+        mixed, lse = definition(q, k, v, q_positions=at, k_positions=source, **arguments_of(self, mask=mask))
+        for last in self.finish:
+            mixed = last.finish(mixed, x, at)
         out = np.einsum("bhtd,hdm->btm", mixed, w.output.reshape(w.heads, w.value_width, w.hidden))
         return Attended(out, lse)
 
@@ -109,8 +158,11 @@ class Cross:
         if batch is not None and (isinstance(batch, bool) or batch != len(self.memory)):
             raise ArgumentError(f"batch must be that of the memory, {len(self.memory)}, got {batch}")
         w = self.projections
-        rows = KeyValue(w.keys(self.memory), w.values(self.memory))
-        return Static.start(self._schema(), rows, page=self.page)
+        k = w.keys(self.memory)
+        for part in self.query_key:
+            k = part.keys(k, self._source()[:, None, :])
+        rows = KeyValue(k, w.values(self.memory))
+        return Static.start(self._schema(), rows, lengths=self.memory_lengths, page=self.page)
 
     def step(self, cache: Static[KeyValue], x: Array) -> tuple[Attended, Static[KeyValue]]:
         """Attend from any number of new tokens.
@@ -133,7 +185,12 @@ class Cross:
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
         at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
         blocks = [cache.blocks(b) for b in range(cache.batch)]
-        mixed, lse = streaming.attend(w.queries(x), at, blocks, value_width=w.value_width, **arguments_of(self))
+        q = w.queries(x)
+        for part in self.query_key:
+            q = part.queries(q, at[:, None, :])
+        mixed, lse = streaming.attend(q, at, blocks, value_width=w.value_width, **arguments_of(self))
+        for last in self.finish:
+            mixed = last.finish(mixed, x, at)
         return Attended(w.outputs(mixed), lse), cache.advance(x.shape[1])
 
     def cost(self, *, past: int, new: int, batch: int | None = None) -> Tally:
@@ -146,9 +203,16 @@ class Cross:
         """
         w = self.projections
         count = self._batch(batch)
-        sizes = (w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, past, new, count)
-        shape = Shape(*sizes, source=self.memory.shape[1])
-        return w.cost(count * new, "query", "output") + attend_cost(shape, self.mask, **bends_of(self))
+        total = w.cost(count * new, "query", "output")
+        for part in self.query_key:
+            total += part.queries_cost(tokens=count * new, heads=w.heads, width=w.width)
+        for last in self.finish:
+            total += last.finish_cost(tokens=count * new, heads=w.heads, width=w.value_width)
+        sizes = (w.heads, w.kv_heads, w.width, w.value_width, w.dtype.itemsize, past, new)
+        if self.memory_lengths is None:
+            return total + attend_cost(Shape(*sizes, count, source=self.memory.shape[1]), self.mask, **bends_of(self))
+        each = (Shape(*sizes, source=length) for length in self.memory_lengths)
+        return sum((attend_cost(shape, self.mask, **bends_of(self)) for shape in each), total)
 
     def start_cost(self) -> Tally:
         """What `start` counts: the memory's keys and values, computed and written.
@@ -158,8 +222,15 @@ class Cross:
         80
         """
         batch, length, _ = self.memory.shape
-        written = self._schema().append_cost(past=0, new=length, batch=batch, page=self.page)
-        return self.projections.cost(batch * length, "key", "value") + written
+        w = self.projections
+        total = w.cost(batch * length, "key", "value")
+        for part in self.query_key:
+            total += part.keys_cost(tokens=batch * length, heads=w.kv_heads, width=w.width)
+        return total + self._schema().append_cost(past=0, new=length, batch=batch, page=self.page)
+
+    def _source(self) -> Positions:
+        """Positions of the memory's tokens, ``[B, S]``."""
+        return np.broadcast_to(np.arange(self.memory.shape[1]), self.memory.shape[:2])
 
     def _batch(self, batch: int | None) -> int:
         if batch not in (None, len(self.memory)):

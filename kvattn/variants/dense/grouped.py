@@ -16,8 +16,8 @@ Cost of T new tokens behind P: projections ``2·T·M·(Hq·D + Hkv·(D + Dv) + H
 Source: Ainslie et al. 2023 (2305.13245) §2; MHA: Vaswani et al. 2017 (1706.03762) §3.2; MQA: Shazeer
 2019 (1911.02150) §3.
 Where libraries differ: a repeated key/value head must stay next to its copies (query head h reads
-``h // G``); ONNX before 1.19 tiled them (``h % Hkv``).  Whether rotation comes before or after
-caching, and which pairs rotate, differs by model; here keys are cached rotated, and
+``h // G``); ONNX before 1.19 tiled them (``h % Hkv``), and x-transformers does.  Whether rotation comes
+before or after caching, and which pairs rotate, differs by model; here keys are cached rotated, and
 `kvattn.variants.dense.before_rotation` caches them as they were.
 """
 

@@ -78,10 +78,10 @@ def normed(x: Array, norm: Array | None, number: int, eps: float) -> Array:
     return ops.rms_norm(x, norm[number], eps)
 
 
-def around_cost(norm: Array | None, rows: int, hidden: int) -> Tally:
+def norm_cost(norm: Array | None, rows: int, hidden: int) -> Tally:
     """What a norm in front of a layer and the residual connection around it count for so many tokens.
 
-    >>> around_cost(None, 3, 4), around_cost(np.ones((1, 4)), 3, 4)
+    >>> norm_cost(None, 3, 4), norm_cost(np.ones((1, 4)), 3, 4)
     (Tally(arithmetic=12), Tally(arithmetic=66, transcendental=3))
     """
     added = Tally(arithmetic=rows * hidden)
@@ -213,5 +213,5 @@ class Layers:
         ... ).pairs_computed
         True
         """
-        around = around_cost(self.norm, batch * new, self.hidden)
+        around = norm_cost(self.norm, batch * new, self.hidden)
         return sum((around + layer.cost(past=past, new=new, batch=batch) for layer in self.layers), Tally())

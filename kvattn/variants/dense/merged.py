@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from kvattn.arguments import integers, shown
+from kvattn.arguments import shown
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.layered import Layered
 from kvattn.caches.paged import Paged
@@ -40,6 +40,7 @@ from kvattn.masks.causal import Causal
 from kvattn.masks.padding import Padding
 from kvattn.typing import Answer, Array, Attended, Finish, Mask, Positions, QueryKey, Span, Visible
 from kvattn.variants.dense import around
+from kvattn.variants.dense.cross import read_lengths
 from kvattn.variants.dense.projections import Projections, check_hidden
 
 
@@ -197,12 +198,7 @@ class Merged:
             raise ArgumentError(f"memory must hold at least one token, got shape {memory.shape}")
         memory.flags.writeable = False
         object.__setattr__(self, "memory", memory)
-        if self.memory_lengths is not None:
-            lengths = integers("memory_lengths", self.memory_lengths, 0)
-            if len(lengths) != len(memory) or max(lengths) > memory.shape[1]:
-                sizes = f"one integer in 0 .. {memory.shape[1]} for each of {len(memory)} sequences"
-                raise ArgumentError(f"memory_lengths must be {sizes}, got {lengths}")
-            object.__setattr__(self, "memory_lengths", lengths)
+        object.__setattr__(self, "memory_lengths", read_lengths(self.memory_lengths, memory))
 
     def definition(self, x: Array, positions: Positions) -> Attended:
         """One softmax on whole matrices; ``positions`` are the decoder's.

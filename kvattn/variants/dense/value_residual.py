@@ -32,7 +32,7 @@ from kvattn.errors import ArgumentError
 from kvattn.typing import Array, Attended, Positions
 from kvattn.variants.dense import around
 from kvattn.variants.dense.grouped import Grouped
-from kvattn.variants.dense.layers import around_cost, normed, read_norms
+from kvattn.variants.dense.layers import norm_cost, normed, read_norms
 from kvattn.variants.dense.projections import check_hidden
 
 
@@ -184,5 +184,5 @@ class ValueResidual:
         """
         rows, w = batch * new, self.layers[0].projections
         mixing = Tally(arithmetic=3 * rows * w.kv_heads * w.value_width * (len(self.layers) - 1))
-        around = around_cost(self.norm, rows, w.hidden)
+        around = norm_cost(self.norm, rows, w.hidden)
         return sum((around + layer.cost(past=past, new=new, batch=batch) for layer in self.layers), mixing)

@@ -1,6 +1,7 @@
 """Projections before the heads and gates behind them: the two halves agree, and cost what they count."""
 
 from dataclasses import replace
+import math
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_a_scheme_that_widens_rows_widens_keys_and_leaves_the_scale() -> None:
     assert around.widths(wide) == [D, D, 2 * D]
     assert around.shape_of(wide, past=3, new=1, batch=2).width == 2 * D
     assert around.schema_of(wide).nbytes == KV_HEADS * (2 * D + DV) * 8
-    assert around.arguments(wide)["scale"] == around.arguments(LAYER)["scale"] == D**-0.5
+    assert around.arguments(wide)["scale"] == around.arguments(LAYER)["scale"] == 1 / math.sqrt(D)
     assert around.arguments(replace(LAYER, scale=0.3), mask=None) == around.arguments(LAYER) | {
         "scale": 0.3,
         "mask": None,

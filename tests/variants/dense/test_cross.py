@@ -15,10 +15,13 @@ from kvattn.counting import counting
 from kvattn.errors import ArgumentError, DtypeError, ShapeError
 from kvattn.masks import Causal, Padding
 from kvattn.testing.balls import Ball, agree, dot, given, total
+from kvattn.testing.heads_by_hand import rms
 from kvattn.testing.laws import stepped
 from kvattn.typing import Array, Attended
 from kvattn.variants.dense.cross import Cross
 from kvattn.variants.dense.projections import Projections
+from kvattn.variants.dense.query_key_norm import HeadRmsNorm
+from kvattn.variants.dense.sub_norm import SubNorm
 
 B, T, S, M, ME, D, DV = 2, 4, 6, 5, 7, 3, 2
 
@@ -54,11 +57,11 @@ def by_hand(cross: Cross, x: Array, sees: Callable[[int, int, int], bool]) -> tu
             g = h // (w.heads // w.kv_heads)
             logs.append([])
             for i, row in enumerate(sequence):
-                query = [dot(row, wq[h * D + d]) for d in range(D)]
+                query = normed(cross, [dot(row, wq[h * D + d]) for d in range(D)])
                 terms, values = [], []
                 for j, source in enumerate(memory):
                     if sees(b, i, j):
-                        score = dot(query, [dot(source, wk[g * D + d]) for d in range(D)]) * scale
+                        score = dot(query, normed(cross, [dot(source, wk[g * D + d]) for d in range(D)])) * scale
                         if cross.softcap is not None:
                             score = (score / cross.softcap).tanh() * cross.softcap
                         terms.append(score)
@@ -72,15 +75,26 @@ def by_hand(cross: Cross, x: Array, sees: Callable[[int, int, int], bool]) -> tu
                 whole = total(shares)
                 mixed[i] += [dot(shares, [value[d] for value in values]) / whole for d in range(DV)]
                 logs[h].append(top + whole.log())
+        for gate in cross.finish:
+            assert isinstance(gate, SubNorm)
+            mixed = [rms(row, gate.weight.tolist(), gate.eps) if row[0].value else row for row in mixed]
         out.append([[dot(row, column) for column in wo] for row in mixed])
         lse.append(logs)
     return out, lse
+
+
+def normed(cross: Cross, row: list[Ball]) -> list[Ball]:
+    for norm in cross.query_key:
+        assert isinstance(norm, HeadRmsNorm)
+        row = rms(row, None, norm.eps)
+    return row
 
 
 def everything(b: int, i: int, j: int) -> bool:
     return True
 
 
+SUB = SubNorm(np.linspace(0.5, 1.5, 4 * DV), 0.25)
 EXAMPLES: dict[str, tuple[Cross, Callable[[int, int, int], bool]]] = {
     "MHA": (layer(3, 3), everything),
     "GQA": (layer(4, 2, page=4), everything),
@@ -89,6 +103,12 @@ EXAMPLES: dict[str, tuple[Cross, Callable[[int, int, int], bool]]] = {
     "softcap": (layer(softcap=0.5), everything),
     "padded memory": (layer(mask=Padding([6, 2])), lambda b, i, j: j < [6, 2][b]),
     "an empty memory beside a full one": (layer(mask=Padding([0, 6]), softcap=0.5), lambda b, i, j: b == 1),
+    "a ragged memory": (layer(memory_lengths=(6, 2)), lambda b, i, j: j < [6, 2][b]),
+    "a ragged memory behind a mask": (
+        layer(memory_lengths=(3, 5), mask=Causal()),
+        lambda b, i, j: j <= i and j < [3, 5][b],
+    ),
+    "norms and a gate": (layer(query_key=(HeadRmsNorm(eps=0.25),), finish=(SUB,)), everything),
     "a mask of decoder positions": (layer(mask=Causal(), page=1), lambda b, i, j: j <= i),
     "float32": (layer(dtype=np.float32, mask=Padding([6, 2]), softcap=0.5), lambda b, i, j: j < [6, 2][b]),
 }
@@ -156,6 +176,9 @@ CHANGES: dict[str, Any] = {
     "projections": weights(4, 1),
     "memory": drawn(B, S, ME, seed=8),
     "mask": Padding([5, 2]),
+    "memory_lengths": (4, 5),
+    "query_key": (HeadRmsNorm(),),
+    "finish": (SUB,),
     "scale": 1.0,
     "softcap": 0.75,
     "page": 4,
@@ -281,3 +304,21 @@ def test_a_bad_argument_is_named(name: str) -> None:
     call, error, words = BAD[name]
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.law(
+    "variants/dense/cross", "lengths of a memory travel with its beams, a mask by sequence does not", "bits"
+)
+def test_lengths_travel_with_beams_and_a_mask_by_sequence_does_not() -> None:
+    ragged, masked = layer(memory_lengths=(6, 2)), layer(mask=Padding([6, 2]))
+    x = x_of(ragged)
+    for cross, travels in ((ragged, True), (masked, False)):
+        alone = cross.step(cross.start(), x)[0].out[::-1]
+        swapped = cross.step(cross.start().select([1, 0]), x[::-1])[0].out
+        assert np.array_equal(alone, swapped) is travels
+
+
+@pytest.mark.parametrize("lengths", [(6,), (6, 7), (6, -1), (6, 1.5)])
+def test_lengths_that_do_not_fit_are_named(lengths: Any) -> None:
+    with pytest.raises(ArgumentError, match="memory_lengths.* must be"):
+        layer(memory_lengths=lengths)

@@ -18,7 +18,7 @@ from kvattn.testing.laws import stepped
 from kvattn.typing import Array, Attended
 from kvattn.variants.dense.cross import Cross
 from kvattn.variants.dense.grouped import Grouped
-from kvattn.variants.dense.layers import Layers, around_cost, normed, read_norms
+from kvattn.variants.dense.layers import Layers, norm_cost, normed, read_norms
 from kvattn.variants.dense.merged import Merged
 from kvattn.variants.dense.projections import Projections
 from kvattn.variants.sparse.sinks import KeptSinks
@@ -210,7 +210,7 @@ def test_costs_add_up() -> None:
         INTERLEAVED.step(INTERLEAVED.start(2), drawn(2, T, M, seed=9))
     parts = [layer.cost(past=0, new=T, batch=2) for layer in INTERLEAVED.layers]
     assert tally.matmul == sum(part.matmul for part in parts)
-    assert tally.arithmetic == sum(part.arithmetic + around_cost(NORM, 2 * T, M).arithmetic for part in parts)
+    assert tally.arithmetic == sum(part.arithmetic + norm_cost(NORM, 2 * T, M).arithmetic for part in parts)
 
 
 def test_norms_are_read_and_applied_one_by_one() -> None:
