@@ -78,6 +78,12 @@ BY_HAND: dict[str, list[Any]] = {
     # 64 positions make fewer than 32 turns in any pair: the ramp begins at pair 0 and ends behind the pair of one turn
     "yarn_borders": [yarn(0, math.ceil(border(1))), yarn(0, border(1))],
     "longrope_list": [[1, 0.01], [0.5, 0.005]],
+    "temperature_step": [[1, 1 + math.log(2), 1 + math.log(2)], [1, 1, 1 + math.log(2)]],
+    "sine_exponent": [[1, 10000 ** (-1 / 3), 10000 ** (-2 / 3)], [1, 0.01, 0.0001]],
+    "axes_of_patches": [[1, 0.01, 1, 0.01], [1, 0.01, 0.1, 0.001]],
+    "pair_of_heads": [[-1, -4], [-3, -6]],
+    "slope_scale": [[-1], [-0.25]],
+    "slope_from": [[math.log(1 + math.exp(-0.5))], [math.log(math.exp(1) + math.exp(1.5))]],
 }
 
 

@@ -7,15 +7,18 @@
 from collections.abc import Callable, Mapping
 
 from kvattn.testing.disagreements.layouts import (
+    axes_of_patches,
     norm_place,
     norm_weights,
     norm_width,
+    pair_of_heads,
     part_that_turns,
     rotary_pairs,
     sections,
+    sine_exponent,
     sine_order,
 )
-from kvattn.testing.disagreements.lengths import longrope_list, yarn_borders
+from kvattn.testing.disagreements.lengths import longrope_list, temperature_step, yarn_borders
 from kvattn.testing.disagreements.pipeline import (
     causal_corner,
     empty_row,
@@ -26,7 +29,7 @@ from kvattn.testing.disagreements.pipeline import (
     softcap_and_mask,
 )
 from kvattn.testing.disagreements.reading import Disagreement, Reading
-from kvattn.testing.disagreements.slopes import slopes_of_six
+from kvattn.testing.disagreements.slopes import slope_from, slope_scale, slopes_of_six
 from kvattn.testing.disagreements.windows import sink_positions, window_end, window_sides
 
 DISAGREEMENTS: Mapping[str, Callable[[], Disagreement]] = {
@@ -46,12 +49,18 @@ DISAGREEMENTS: Mapping[str, Callable[[], Disagreement]] = {
         part_that_turns,
         sections,
         sine_order,
+        sine_exponent,
+        axes_of_patches,
         norm_place,
         norm_width,
         norm_weights,
+        pair_of_heads,
         slopes_of_six,
+        slope_scale,
+        slope_from,
         yarn_borders,
         longrope_list,
+        temperature_step,
     )
 }
 """Every question, by name; a call computes its readings."""

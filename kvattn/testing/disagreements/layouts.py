@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from kvattn.positions.axial import dealt, repeated
 from kvattn.positions.multimodal import chunked, interleaved
 from kvattn.positions.proportional import proportional_rotary
 from kvattn.positions.rotary import Rotary, geometric
-from kvattn.positions.sinusoidal import Sinusoidal
+from kvattn.positions.sinusoidal import Sinusoidal, spanning
 from kvattn.testing.disagreements.reading import Disagreement, Reading
 from kvattn.variants.dense.query_key_norm import FullRmsNorm, HeadRmsNorm
 
@@ -148,4 +149,57 @@ def norm_weights() -> Disagreement:
         "variants/dense/query_key_norm",
         {"x": x, "weight": stored, "eps": 0.0},
         (Reading("w", ("Llama", "Qwen3", "OLMo-2"), plain), Reading("1 + w", ("Gemma", "Qwen3-Next"), centred)),
+    )
+
+
+def sine_exponent() -> Disagreement:
+    """Three waves: the slowest of base 10,000.
+
+    >>> [reading.result.round(5).tolist() for reading in sine_exponent().readings]
+    [[1.0, 0.04642, 0.00215], [1.0, 0.01, 0.0001]]
+    """
+    return Disagreement(
+        "Do the exponents of six sinusoidal features end below 1, or at 1?",
+        "positions/sinusoidal",
+        {"width": 6, "base": 10000.0},
+        (
+            Reading("below: k / 3", ("Vaswani et al.", "x-transformers"), np.array(geometric(6))),
+            Reading("at 1: k / 2", ("tensor2tensor", "fairseq", "Whisper", "M2M-100"), np.array(spanning(6))),
+        ),
+    )
+
+
+def axes_of_patches() -> Disagreement:
+    """Four pairs for two axes, base 10,000.
+
+    >>> [reading.result.tolist() for reading in axes_of_patches().readings]
+    [[1.0, 0.01, 1.0, 0.01], [1.0, 0.01, 0.1, 0.001]]
+    """
+    once, each = (np.array(rotary.frequencies) for rotary in (repeated(8), dealt(8)))
+    return Disagreement(
+        "Does each axis of an image have all frequencies, or its share of them?",
+        "positions/axial",
+        {"width": 8, "axes": 2, "base": 10000.0},
+        (
+            Reading("all, at half the width", ("Qwen2-VL", "Llama-4", "DINOv3"), once),
+            Reading("its share, dealt out in turn", ("Pixtral",), each),
+        ),
+    )
+
+
+def pair_of_heads() -> Disagreement:
+    """Four heads that find 1, 2, 4 and 8 in two pairs, λ = 1: what each pair is left with.
+
+    >>> [reading.result.tolist() for reading in pair_of_heads().readings]
+    [[-1.0, -4.0], [-3.0, -6.0]]
+    """
+    found = np.array([1.0, 2.0, 4.0, 8.0])
+    return Disagreement(
+        "Which two heads does differential attention subtract?",
+        "variants/dense/differential",
+        {"heads": found, "lambda": 1.0},
+        (
+            Reading("neighbours, 2p and 2p + 1", ("Diff-Transformer",), found[0::2] - found[1::2]),
+            Reading("halves, p and p + H/2", ("transformers DiffLlama",), found[:2] - found[2:]),
+        ),
     )

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kvattn.positions.longrope import LongRope
+from kvattn.positions.temperature import Stepped
 from kvattn.positions.yarn import yarn_frequencies
 from kvattn.testing.disagreements.reading import Disagreement, Reading
 
@@ -43,5 +44,24 @@ def longrope_list() -> Disagreement:
         (
             Reading("the short one", ("transformers",), short),
             Reading("the long one, always", ("mlx-lm SuScaledRoPE",), long),
+        ),
+    )
+
+
+def temperature_step() -> Disagreement:
+    """A step for each 8 tokens, of strength 1: positions 6, 7 and 8.
+
+    >>> [reading.result.round(3).tolist() for reading in temperature_step().readings]
+    [[1.0, 1.693, 1.693], [1.0, 1.0, 1.693]]
+    """
+    at = np.array([6, 7, 8])
+    counted, indexed = (Stepped(1.0, 8, first)(at) for first in (1, 0))
+    return Disagreement(
+        "Does the temperature of queries step with the eighth token, or behind it?",
+        "positions/temperature",
+        {"positions": at, "period": 8, "strength": 1.0},
+        (
+            Reading("with it: tokens are counted from 1", ("Llama-4",), counted),
+            Reading("behind it: positions are counted from 0", ("Ministral-3", "Mistral-4"), indexed),
         ),
     )
