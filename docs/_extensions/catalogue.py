@@ -26,8 +26,14 @@ GROUPS = {
     "mods": "Mods",
     "positions": "Positional schemes",
     "execution": "Execution strategies",
+    "caches": "Caches",
+    "codecs": "Codecs",
+    "eviction": "Eviction",
 }
 """Folders whose files are rows, in the order of the table."""
+
+STORES = ("caches",)
+"""Folders whose rows are held against a plain list by their laws, and need no other witness."""
 
 
 @dataclass
@@ -123,11 +129,12 @@ def gaps(found: Mapping[str, Row]) -> list[str]:
     """What a row lacks: a witness by hand, a peer or the reason why there is none, a law."""
     missing = []
     for name, row in found.items():
-        if not row.by_hand:
+        stores = name.startswith(STORES)
+        if not row.by_hand and not stores:
             missing.append(f"{name} has no test marked by_hand")
-        if not row.peers and not row.reasons:
+        if not row.peers and not row.reasons and not stores:
             missing.append(f"{name} has no test marked peer, and none says why (no_peer)")
-        if not row.zoo and not row.laws:
+        if not row.zoo and not row.laws and not (stores and row.by_hand):
             missing.append(f"{name} has no law: no generator of the zoo names it, and no test is marked law")
     return missing
 

@@ -49,6 +49,7 @@ def test_rolling_back_and_choosing_reach_every_part() -> None:
     assert all(np.array_equal(now, then) for now, then in zip(read(cache), whole, strict=True))
 
 
+@pytest.mark.law("caches/layered", "branch, truncate and select move no byte", "integers")
 def test_branch_truncate_and_select_move_no_byte() -> None:
     cache = begun()
     with counting() as tally:
@@ -83,6 +84,7 @@ def test_a_source_that_never_grows_is_a_part_too() -> None:
         cache.append([rows(1, 3, batch=1), rows(1, batch=1)])
 
 
+@pytest.mark.law("caches/layered", "all parts change, or none", "bits")
 def test_a_part_that_refuses_stops_all_before_any_has_written() -> None:
     cache = begun()
     with counting() as tally:

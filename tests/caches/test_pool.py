@@ -46,6 +46,7 @@ def test_a_fork_shares_until_one_of_them_writes() -> None:
     assert pool.references == (2, 1, 1, 1, 0)
 
 
+@pytest.mark.law("caches/pool", "counts return to zero, freed blocks to NaN", "bits")
 def test_counts_return_to_zero_and_blocks_to_nan() -> None:
     pool = BlockPool(SCHEMA, blocks=3, size=2)
     first = pool.allocate()

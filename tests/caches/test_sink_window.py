@@ -88,6 +88,8 @@ def agrees(cls: type[SinkWindow[KeyValue]]) -> None:
     check()
 
 
+@pytest.mark.by_hand("caches/sink_window")
+@pytest.mark.law("caches/sink_window", "agrees with a list that forgets nothing", "bits")
 def test_it_agrees_with_a_list_that_forgets_nothing() -> None:
     agrees(SinkWindow)
 
@@ -146,6 +148,7 @@ def test_a_wrong_one_is_rejected(wrong: type[SinkWindow[KeyValue]]) -> None:
         agrees(wrong)
 
 
+@pytest.mark.law("caches/sink_window", "memory stays the same however long it runs", "integers")
 def test_memory_stays_the_same_however_long_it_runs() -> None:
     cache = start(sinks=4, window=32, rollback=8, page=4)
     sizes = set()

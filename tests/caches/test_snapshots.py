@@ -65,6 +65,7 @@ def agrees(cls: type[Snapshots[Memory]]) -> None:
     check()
 
 
+@pytest.mark.law("caches/snapshots", "returns to what was kept, and refuses the rest", "bits")
 def test_it_returns_to_what_was_kept_and_refuses_the_rest() -> None:
     agrees(Snapshots)
 

@@ -30,6 +30,7 @@ def test_sources_of_several_lengths_leave_out_their_padding() -> None:
     assert np.array_equal(cache.rows(sequence=1).v[0], SOURCE.v[1, :, :2])
 
 
+@pytest.mark.law("caches/static", "beams carry their source along", "bits")
 def test_beams_carry_their_source_along() -> None:
     cache = Static.start(SCHEMA, SOURCE).advance(2).select([1, 0, 1])
     assert np.array_equal(cache.rows().k, SOURCE.k[[1, 0, 1]])

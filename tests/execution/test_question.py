@@ -47,6 +47,7 @@ def test_it_is_attend_to_the_bit(question: Question) -> None:
     assert np.array_equal(found.lse, wanted.lse)
 
 
+@pytest.mark.law("execution/question", "a part of the queries keeps its bits", "bits")
 @given(questions(), st.data())
 def test_a_part_of_the_queries_keeps_its_bits(question: Question, data: st.DataObject) -> None:
     rows = np.array(data.draw(st.lists(st.integers(0, question.q.shape[2] - 1), min_size=1, max_size=6)))

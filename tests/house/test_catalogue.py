@@ -25,6 +25,11 @@ catalogue = _load()
 PARTS = {
     "masks/combine",
     "masks/anchors",
+    "caches/blocks",
+    "caches/pages",
+    "caches/rows",
+    "caches/tables",
+    "caches/vectors",
     "variants/dense/around",
     "variants/dense/projections",
     "variants/compressed/latent_projections",
