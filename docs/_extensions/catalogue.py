@@ -81,7 +81,7 @@ def rows(root: Path) -> dict[str, Row]:
                 raise ValueError(f"{path.relative_to(root)}: {test} is marked for {name}, which is no file of a group")
             row, prefix = found[name], f"{part.strip()}: " if part.strip() else ""
             if kind == "by_hand":
-                row.by_hand.append(f"{prefix}{test}")
+                row.by_hand.append(prefix + test.removeprefix("test_"))
             elif kind == "peer":
                 row.peers.append((prefix + words[1], words[2]))
             elif kind == "no_peer":
@@ -143,7 +143,7 @@ def table(found: Mapping[str, Row], laws: int) -> str:
     """The catalogue in Markdown, a section for each group."""
     lines = []
     for group, title in GROUPS.items():
-        inside = {name: row for name, row in found.items() if name.rpartition("/")[0] == group}
+        inside = {name: row for name, row in found.items() if name.rpartition("/")[0] == group and _is_shown(row)}
         if not inside:
             continue
         lines += [
@@ -160,7 +160,7 @@ def table(found: Mapping[str, Row], laws: int) -> str:
             cells = (
                 f"{{py:mod}}`{stem.replace('_', ' ')} <{module}>`",
                 ", ".join(f"`{one}`" for one in row.definition),
-                _words([test.removeprefix("test_").replace("_", " ") for test in row.by_hand]),
+                _words([test.replace("_", " ") for test in row.by_hand]),
                 _words([f"{who} ({how})" for who, how in row.peers] or [f"none: {why}" for why in row.reasons]),
                 _words(held),
                 _words(list(dict.fromkeys(equal))),
@@ -187,6 +187,11 @@ def models(root: Path) -> str:
 
 def _is_models(node: ast.AnnAssign) -> bool:
     return isinstance(node.target, ast.Name) and node.target.id == "MODELS"
+
+
+def _is_shown(row: Row) -> bool:
+    """Whether tests say anything of a file; a piece of others has no line."""
+    return bool(row.by_hand or row.peers or row.laws or row.zoo)
 
 
 def _words(parts: list[str]) -> str:
