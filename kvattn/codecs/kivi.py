@@ -15,8 +15,8 @@ Cost: that of the two codecs, once a token.
 Error: that of the two codecs where settled, none in the residual.
 
 Source: Liu et al. 2024 (KIVI, 2402.02750) §3 and algorithm 1.
-Where libraries differ: `transformers`' QuantizedCache quantises everything again, from what it gave back, whenever its
-residual is full, and its default axis is per token for both; KIVI's own code packs keys along tokens.
+Where libraries differ: QuantizedCache of transformers quantises everything again, from what it gave back, whenever its
+residual is full, and settles the residual of keys and values together; KIVI's own code packs keys along tokens.
 """
 
 from dataclasses import dataclass

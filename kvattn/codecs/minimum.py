@@ -17,7 +17,7 @@ plus one rounding to the dtype given back.  Far from 0 the rounding of the minim
 
 Source: Liu et al. 2024 (KIVI, 2402.02750) §3.1, with ``z_X = min X``; HQQ and mlx-lm keep the same two numbers.
 Where libraries differ: mlx moves the scale so that 0 falls on a code and measures from the end that is farther from
-0; optimum-quanto keeps an integer shift (`kvattn.codecs.zero_point`); KIVI keeps float16.
+0; optimum-quanto keeps -min x, and divides in float32; KIVI keeps float16.
 """
 
 from collections.abc import Sequence

@@ -15,8 +15,8 @@ Error: s/2 inside the range; max |x| itself may lie beyond n · s by what roundi
 subnormal, that is what counts), plus one rounding to the dtype given back.
 
 Source: Jacob et al. 2018 (1712.05877) §2.1 with zero point 0; Xiao et al. 2023 (2211.10438) eq. 1.
-Where libraries differ: optimum-quanto divides by 2^(bits-1) and clips below the top; vLLM's int8 divides by 127, as
-here.  Rounding in float32 (division there, float64 here) may move a code next to a tie.
+Where libraries differ: optimum-quanto and vLLM divide by n too, but clip at -2^(bits-1), which nothing reaches.  They
+divide in float32, here in float64: a code next to a tie may move.
 """
 
 from collections.abc import Sequence

@@ -105,11 +105,17 @@ def test_codes_depend_on_the_numbers_alone(name: str, data: Any) -> None:
 @each
 @given(data=st.data())
 def test_once_rounded_is_enough(name: str, data: Any) -> None:
-    """Decoded numbers come back the same, in bits where the format allows, else within the bound of a second turn."""
+    """Decoded numbers come back the same, in bits where the format allows, else within the bound of a second turn.
+
+    A scale below its dtype's normal numbers is rounded so coarsely that the largest number may miss the top code.
+    """
     case = CASES[name]
     x = data.draw(rows_for(case)).astype(np.float64)
-    once = case.codec.decode(case.codec.encode(x), np.float64)
-    if case.repeats:
+    codes = case.codec.encode(x)
+    once = case.codec.decode(codes, np.float64)
+    scales = getattr(codes, "scales", np.ones(1, np.float32))
+    coarse = scales.dtype.kind == "f" and ((scales > 0) & (scales < np.finfo(scales.dtype).tiny)).any()
+    if case.repeats and not coarse:
         assert np.array_equal(case.codec.decode(case.codec.encode(once), np.float64), once)
     else:
         assert within(case.codec, once)
