@@ -162,7 +162,7 @@ class PrefixBlocks(Generic[C]):
         PrefixBlocks(block=2, blocks=1, nbytes=16, budget=16)
         """
         read = read_tokens(tokens)
-        check_cache(cache, read)
+        check_cache(cache, origin, read)
         blocks = {**self._blocks}
         for end, key, known, _ in self._known(origin, read):
             try:

@@ -13,7 +13,7 @@ Where libraries differ: the adapter missing from the key (vLLM #3264), its name 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -135,12 +135,13 @@ def read_tokens(tokens: Sequence[Token] | Indices) -> Tokens:
     )
 
 
-def check_cache(cache: Reusable, tokens: Tokens) -> None:
+def check_cache(cache: Reusable, origin: Origin, tokens: Tokens) -> None:
     """Refuse a cache that does not hold exactly these tokens, at least one, in one sequence.
 
     >>> from kvattn.caches.paged import Paged
     >>> from kvattn.caches.rows import latent
-    >>> check_cache(Paged.start(latent(2)), (5,))
+    >>> origin = Origin(model="m 1", adapter=None, dtype=np.float64, salt=None, start=0)
+    >>> check_cache(Paged.start(latent(2)), origin, (5,))
     Traceback (most recent call last):
     kvattn.errors.ArgumentError: cache must hold the 1 tokens and one sequence, got lengths (0,)
     """
@@ -151,6 +152,10 @@ def check_cache(cache: Reusable, tokens: Tokens) -> None:
     held = getattr(cache, "held", None)
     if held is not None and not held(0).all():
         raise ArgumentError(f"cache must hold every slot, got one that has released {int((~held(0)).sum())} of them")
+    if getattr(getattr(cache, "schema", None), "placed", False):
+        places = cast(Any, cache).positions(0)
+        if (places != origin.start + np.arange(len(tokens))).any():
+            raise ArgumentError(f"cache must hold positions from {origin.start} on, one by one, got {shown(places)}")
 
 
 class Found(NamedTuple, Generic[C]):

@@ -121,7 +121,7 @@ class PrefixTrie(Generic[C]):
         PrefixTrie(caches=1, nbytes=32, budget=40)
         """
         read = read_tokens(tokens)
-        check_cache(cache, read)
+        check_cache(cache, origin, read)
         if sum(cache.footprint().values()) > self.budget:
             return self
         roots = {**self._roots}

@@ -10,6 +10,7 @@ import pytest
 
 from kvattn.caches import Paged, latent
 from kvattn.caches.prefix_keys import Found, Origin, Usage, check_cache, encoded, read_tokens, too_many
+from kvattn.caches.rows import placed
 from kvattn.errors import ArgumentError
 from tests.caches.prefixes import ORIGIN, OTHERS, cache_of
 
@@ -93,7 +94,7 @@ def test_tokens_are_integers_or_bytes() -> None:
 
 def test_a_cache_that_is_not_of_these_tokens_is_refused() -> None:
     cache = cache_of(ORIGIN, (1, 2, 3, 4, 5))
-    check_cache(cache, (1, 2, 3, 4, 5))
+    check_cache(cache, ORIGIN, (1, 2, 3, 4, 5))
     for bad, tokens, words in [
         (cache, (), "tokens must be at least one, got none"),
         (cache, (1, 2), "cache must hold the 2 tokens and one sequence, got lengths (5,)"),
@@ -101,8 +102,20 @@ def test_a_cache_that_is_not_of_these_tokens_is_refused() -> None:
         (cache.release(0, 2), (1, 2, 3, 4, 5), "cache must hold every slot, got one that has released 2 of them"),
     ]:
         with pytest.raises(ArgumentError) as said:
-            check_cache(bad, tokens)
+            check_cache(bad, ORIGIN, tokens)
         assert str(said.value) == words
+
+
+def test_positions_must_be_those_of_the_origin() -> None:
+    cache = Paged.start(placed(latent(2))).append([np.ones((1, 1, 3, 2))], positions=np.array([[2, 3, 4]]))
+    check_cache(cache, replace(ORIGIN, start=2), (7, 8, 9))
+    for bad, start in (
+        (cache, 0),
+        (cache.shift(1), 2),
+        (cache.truncate(1).append([np.ones((1, 1, 2, 2))], np.array([[4, 5]])), 2),
+    ):
+        with pytest.raises(ArgumentError, match=f"cache must hold positions from {start} on, one by one, got"):
+            check_cache(bad, replace(ORIGIN, start=start), (7, 8, 9))
 
 
 def test_usage_adds_up() -> None:
