@@ -19,6 +19,7 @@ GROUPS = (
     "variants/sparse",
     "variants/recurrent",
     "execution",
+    "eviction",
 )
 
 NOTHING_TO_TEST = {"errors", "typing"}
