@@ -56,9 +56,9 @@ CASES = {
     "uint2 per channel, float16 scales": Case(ZeroPoint(2, PER_CHANNEL, np.float16), 4, 12, False),
     "minimum 8": Case(Minimum(8), 1, 120, False),
     "minimum 4 grouped": Case(Minimum(4, groups_of(8)), 8, 120, False),
-    "kivi keys": Case(Kivi(2, 2, 2).keys, 4, 12, False),
+    "kivi keys": Case(Kivi(2, 4, 4).keys, 4, 12, False),
     "kivi values": Case(Kivi(4, 4, 4).values, 4, 12, False),
-    "minimum over pairs of tokens": Case(Minimum(8, token_groups_of(2)), 1, 120, False),
+    "minimum over four tokens": Case(Minimum(8, token_groups_of(4)), 1, 120, False),
     "e4m3": Case(Float8(), 1, 120, True),
     "e5m2 grouped": Case(Float8(E5M2, groups_of(4)), 4, 120, True),
     "e4m3fnuz over heads": Case(Float8(E4M3FNUZ, Sharing(None, 2, None)), 1, 120, True),
@@ -70,7 +70,7 @@ CASES = {
     "q4_0": Case(Q4_0(), 32, 14, True),
     "rotated int8": Case(Rotated(Symmetric(8)), 0, 110, False),
     "rotated nvfp4": Case(Rotated(NVFP4(0.003)), 16, 110, False),
-    "rotated kivi keys": Case(Rotated(Kivi(2, 2, 2).keys), 0, 10, False),
+    "rotated kivi keys": Case(Rotated(Kivi(2, 4, 4).keys), 0, 10, False),
 }
 """Width 0: a power of two."""
 

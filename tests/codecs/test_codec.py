@@ -155,7 +155,7 @@ def test_cost_is_what_is_counted(name: str, data: Any) -> None:
 def test_what_cannot_be_encoded_is_refused_in_one_sentence(name: str) -> None:
     case = CASES[name]
     codec, width = case.codec, width_of(case)
-    x = np.ones((2, 2, width))
+    x = np.ones((2, 4, width))
     for wrong in (np.nan, np.inf, -np.inf):
         bad = x.copy()
         bad[1, 1, 0] = wrong
@@ -164,11 +164,11 @@ def test_what_cannot_be_encoded_is_refused_in_one_sentence(name: str) -> None:
                 verb(bad)
     with pytest.raises(DtypeError, match=r"^x must be an array of float64 or float32, got dtype int64$"):
         codec.encode(x.astype(np.int64))
-    with pytest.raises(ShapeError, match=r"^x must have shape \[\*, heads >= 1, tokens, width >= 1\], got \(2, \d+\)$"):
+    with pytest.raises(ShapeError, match=r"^x must have shape \[\*, heads >= 1, tokens, width >= 1\], got \(4, \d+\)$"):
         codec.encode(x[0])
     if case.width > 1:
         with pytest.raises(ShapeError, match=r"^x must have a width that is a (multiple of|power of two)"):
-            codec.encode(np.ones((2, 2, width + 1)))
+            codec.encode(np.ones((2, 4, width + 1)))
     with pytest.raises(DtypeError, match=r"^dtype must be float64 or float32, got"):
         codec.decode(codec.encode(x), np.float16)
 
@@ -176,7 +176,7 @@ def test_what_cannot_be_encoded_is_refused_in_one_sentence(name: str) -> None:
 @each
 def test_codes_of_another_make_are_refused_in_one_sentence(name: str) -> None:
     case = CASES[name]
-    codes = case.codec.encode(np.ones((2, 2, width_of(case))))
+    codes = case.codec.encode(np.ones((2, 4, width_of(case))))
     for n, part in enumerate(codes._fields):
         arrays = list(codes)
         arrays[n] = arrays[n].astype(np.int16)
@@ -196,7 +196,7 @@ SCALED = ("int8", "int4 grouped", "uint8", "minimum 8", "kivi keys", "kivi value
 def test_codes_without_a_scale_are_nan(name: str) -> None:
     """Memory that nobody wrote holds NaN scales: what is read there shows."""
     case = CASES[name]
-    codes = case.codec.encode(np.ones((2, 2, width_of(case))))
+    codes = case.codec.encode(np.ones((2, 4, width_of(case))))
     unwritten = codes._replace(scales=np.full_like(codes.scales, np.nan))
     assert np.isnan(case.codec.decode(unwritten, np.float32)).all()
 
