@@ -48,16 +48,8 @@ def hadamard(x: Array) -> Array:
     array([5., 3., 3., 5.])
     """
     rows = np.asarray(x, np.float64)
-    width = power_of_two(rows.shape)
-    stride = 1
-    while stride < width:
-        pairs = rows.reshape(*rows.shape[:-1], width // (2 * stride), 2, stride)
-        first, second = pairs[..., 0, :], pairs[..., 1, :]
-        rows = np.stack([first + second, first - second], -2).reshape(rows.shape)
-        stride *= 2
     charge(_cost(rows.shape))
-    turned: Array = rows * (1.0 / sqrt(width))
-    return turned
+    return _turned(rows)
 
 
 def power_of_two(shape: Sequence[int]) -> int:
@@ -143,7 +135,7 @@ class Rotated(Generic[C]):
         """
         rows = read(x)
         width = power_of_two(rows.shape)
-        inner = self.codec.error(hadamard(rows)).sum(-1, keepdims=True) / sqrt(width)
+        inner = self.codec.error(_turned(rows)).sum(-1, keepdims=True) / sqrt(width)
         turning = (width.bit_length() + 2) * 2.0**-51 * np.abs(rows).sum(-1, keepdims=True)
         bound = np.broadcast_to(inner * (1 + 2.0**-40) + turning, rows.shape)
         return with_rounding(bound, rows, np.asarray(x).dtype)
@@ -175,6 +167,18 @@ class Rotated(Generic[C]):
         Tally(arithmetic=32)
         """
         return _cost(shape) + self.codec.decode_cost(shape)
+
+
+def _turned(rows: Array) -> Array:
+    """The butterfly and the division by the root, not counted."""
+    width, stride = rows.shape[-1], 1
+    while stride < width:
+        pairs = rows.reshape(*rows.shape[:-1], width // (2 * stride), 2, stride)
+        first, second = pairs[..., 0, :], pairs[..., 1, :]
+        rows = np.stack([first + second, first - second], -2).reshape(rows.shape)
+        stride *= 2
+    turned: Array = rows * (1.0 / sqrt(width))
+    return turned
 
 
 def _cost(shape: Sequence[int]) -> Tally:

@@ -8,7 +8,21 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from kvattn.codecs import MXFP4, NVFP4, Q4_0, Q8_0, Float8, Float8Fixed, Kivi, Minimum, Rotated, Symmetric, ZeroPoint
+from kvattn.caches.pages import unwritten
+from kvattn.codecs import (
+    E4M3FNUZ,
+    MXFP4,
+    NVFP4,
+    Q4_0,
+    Q8_0,
+    Float8,
+    Float8Fixed,
+    Kivi,
+    Minimum,
+    Rotated,
+    Symmetric,
+    ZeroPoint,
+)
 from kvattn.codecs.codec import Bare, Blocks, Codec, Part, Scaled, Shifted, nbytes
 from kvattn.counting import counting
 from kvattn.errors import ArgumentError, DtypeError, KvattnError, ShapeError
@@ -189,16 +203,28 @@ def test_codes_of_another_make_are_refused_in_one_sentence(name: str) -> None:
         case.codec.decode((), np.float64)
 
 
-SCALED = ("int8", "int4 grouped", "uint8", "minimum 8", "kivi keys", "kivi values", "e4m3", "e5m2 grouped")
-
-
-@pytest.mark.parametrize("name", SCALED)
-def test_codes_without_a_scale_are_nan(name: str) -> None:
-    """Memory that nobody wrote holds NaN scales: what is read there shows."""
+@pytest.mark.law("codecs/codec", "what a cache has not written reads as NaN", "bits")
+@each
+def test_what_a_cache_has_not_written_reads_as_nan(name: str) -> None:
+    """Every stored array holds what a fresh page holds: NaN, or the number that stands for it in integer fields."""
     case = CASES[name]
     codes = case.codec.encode(np.ones((2, 4, width_of(case))))
-    unwritten = codes._replace(scales=np.full_like(codes.scales, np.nan))
-    assert np.isnan(case.codec.decode(unwritten, np.float32)).all()
+    fresh = type(codes)(*(np.full_like(array, unwritten(array.dtype)) for array in codes))
+    assert np.isnan(case.codec.decode(fresh, np.float32)).all()
+
+
+def test_one_zero_formats_have_no_nan_where_a_page_is_fresh() -> None:
+    """The exception: E4M3FNUZ under given scales, whose NaN is 0x80 and not 0xFF."""
+    fresh = Bare(np.full((1, 1, 1), 255, np.uint8))
+    assert Float8Fixed(E4M3FNUZ).decode(fresh, np.float64).item() == -240.0
+
+
+@each
+def test_asking_for_the_bound_is_not_counted(name: str) -> None:
+    case = CASES[name]
+    with counting() as tally:
+        case.codec.error(np.ones((2, 4, width_of(case))))
+    assert not tally.flops
 
 
 @pytest.mark.parametrize("name", ["int8", "int8 per token, float16 scales", "uint8", "minimum 8", "e4m3"])
