@@ -24,12 +24,13 @@ immutable values is Driscoll et al. 1989 (persistent data structures), section 2
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any, Generic, Protocol, cast
+from typing import Any, Generic, NamedTuple, Protocol, cast
 
 import numpy as np
 
 from kvattn.arguments import integer, integers, shown
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.caches.pages import Page
 from kvattn.caches.rows import R, Schema, read_counts
 from kvattn.caches.tables import RawBlock, Table, alter, extend, gather, pick, raw_blocks
 from kvattn.caches.vectors import Vector
@@ -50,6 +51,31 @@ class Turn(Protocol):
 
     def shift(self, x: Array, by: Positions) -> Array:
         """Return rows ``[heads, n, width]`` moved ``by`` positions on."""
+
+
+class PagedParts(NamedTuple):
+    """A `Paged` taken apart: plain numbers and arrays, from which `Paged.of_parts` makes an equal one.
+
+    Attributes
+    ----------
+    page
+        Tokens per page.
+    lengths, ends
+        As in `Paged`.
+    marks
+        For each sequence a length, and the position behind it that `Paged.truncate` returns to there.
+    tables
+        For each sequence the numbers of its pages in ``rows``, in the order of its slots; -1 where one was released.
+    rows
+        For each page what is held of it, ``[heads, tokens, width]`` per stored field.
+    """
+
+    page: int
+    lengths: tuple[int, ...]
+    ends: tuple[int, ...]
+    marks: tuple[tuple[int, int], ...]
+    tables: tuple[tuple[int, ...], ...]
+    rows: tuple[tuple[Array, ...], ...]
 
 
 def live_bytes(*caches: Holder) -> int:
@@ -111,6 +137,7 @@ class Paged(Generic[R]):
     page: int
     lengths: tuple[int, ...]
     ends: tuple[int, ...]
+    _marks: tuple[tuple[int, int], ...] = field(repr=False)  # a length, and the end there where no token says it
     _tables: tuple[Table, ...] = field(repr=False)
 
     @classmethod
@@ -129,7 +156,7 @@ class Paged(Generic[R]):
         Paged(Latent, page=8, lengths=(0, 0))
         """
         batch, page = integer("batch", batch, 1), integer("page", page, 1)
-        return cls(schema, page, (0,) * batch, (0,) * batch, (Vector(),) * batch)
+        return cls(schema, page, (0,) * batch, (0,) * batch, ((0, 0),) * batch, (Vector(),) * batch)
 
     def __repr__(self) -> str:
         ends = f", ends={self.ends}" if self.schema.placed else ""
@@ -284,23 +311,29 @@ class Paged(Generic[R]):
         for table, n in zip(tables, lengths, strict=True):
             if n % self.page and table[-1] is None:
                 raise RollbackError(f"length must lie in or at the edge of a page that is held, got {n}")
-        return replace(self, lengths=lengths, ends=self._ends(lengths, tables), _tables=tables)
+        ends = self._ends(lengths, tables)
+        marks = tuple(
+            mark if mark[0] <= n else (n, end) for mark, n, end in zip(self._marks, lengths, ends, strict=True)
+        )
+        return replace(self, lengths=lengths, ends=ends, _marks=marks, _tables=tables)
 
     def _ends(self, lengths: tuple[int, ...], tables: Sequence[Table]) -> tuple[int, ...]:
-        """The positions behind shorter sequences."""
+        """The positions behind shorter sequences: what was noted there, or one behind the last token."""
         if not self.schema.placed:
             return lengths
         found = []
-        for n, table, whole, end in zip(lengths, tables, self.lengths, self.ends, strict=True):
+        for b, (n, table, mark) in enumerate(zip(lengths, tables, self._marks, strict=True)):
             last = table[-1] if n else None
-            if n == whole or last is None:
-                if n not in (0, whole):
-                    raise RollbackError(
-                        f"length must lie behind a token that is held, whose position says more, got {n}"
-                    )
-                found.append(end if n == whole else 0)
-            else:
+            if n == self.lengths[b]:
+                found.append(self.ends[b])
+            elif n == mark[0]:
+                found.append(mark[1])
+            elif last is not None:
                 found.append(int(last.arrays[-1][0, (n - 1) % self.page, 0]) + 1)
+            elif n:
+                raise RollbackError(f"length must lie behind a token that is held, which says its position, got {n}")
+            else:
+                found.append(0)
         return tuple(found)
 
     def branch(self) -> "Paged[R]":
@@ -332,8 +365,13 @@ class Paged(Generic[R]):
         return self._picked([integer("each of indices", i, 0, self.batch - 1) for i in indices])
 
     def _picked(self, chosen: Sequence[int]) -> "Paged[R]":
-        lengths, ends = tuple(self.lengths[i] for i in chosen), tuple(self.ends[i] for i in chosen)
-        return replace(self, lengths=lengths, ends=ends, _tables=tuple(self._tables[i] for i in chosen))
+        return replace(
+            self,
+            lengths=tuple(self.lengths[i] for i in chosen),
+            ends=tuple(self.ends[i] for i in chosen),
+            _marks=tuple(self._marks[i] for i in chosen),
+            _tables=tuple(self._tables[i] for i in chosen),
+        )
 
     def repeat(self, n: int) -> "Paged[R]":
         """Every sequence n times, its copies side by side; pages are shared, no row moves.
@@ -381,6 +419,7 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
             self,
             lengths=tuple(n for part in parts for n in part.lengths),
             ends=tuple(n for part in parts for n in part.ends),
+            _marks=tuple(mark for part in parts for mark in part._marks),
             _tables=tuple(table for part in parts for table in part._tables),
         )
 
@@ -492,7 +531,7 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
         if not _is_row(keep) or len(keep) != self.batch:
             raise ArgumentError(f"keep must be slots for each of {self.batch} sequences, got {shown(keep)}")
         slots = [
-            _increasing(f"keep of sequence {b}", k, n) for b, (k, n) in enumerate(zip(keep, self.lengths, strict=True))
+            _chosen(f"keep of sequence {b}", k, n) for b, (k, n) in enumerate(zip(keep, self.lengths, strict=True))
         ]
         for b, chosen in enumerate(slots):
             lost = chosen[~self.held(b)[chosen]]
@@ -500,7 +539,7 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
                 raise PositionError(f"keep of sequence {b} must name slots that are held, got {lost[0]}, which is not")
         stays = [_settled(chosen, 0) for chosen in slots]
         moved = self._moved(stays, [chosen[n:] for chosen, n in zip(slots, stays, strict=True)])
-        return replace(moved, ends=self.ends)
+        return replace(moved, ends=self.ends, _marks=tuple(zip(moved.lengths, self.ends, strict=True)))
 
     def _needs_places(self, verb: str) -> None:
         if not self.schema.placed:
@@ -589,7 +628,8 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
                 tables.append(table)
         charge(Tally(kv_copied=written * self.schema.nbytes))
         ends = tuple(end + step for end, step in zip(self.ends, steps, strict=True))
-        return replace(self, ends=ends, _tables=tuple(tables))
+        marks = tuple(zip(self.lengths, ends, strict=True))
+        return replace(self, ends=ends, _marks=marks, _tables=tuple(tables))
 
     def held(self, sequence: int) -> Visible:
         """Which slots of a sequence are still there, ``[length]``.
@@ -708,6 +748,83 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
         sequence = integer("sequence", sequence, 0, self.batch - 1)
         return tuple(None if page is None else page.serial for page in self._tables[sequence])
 
+    def parts(self) -> PagedParts:
+        """All that this value is, as plain numbers and read-only views; a shared page stands there once.
+
+        >>> from kvattn.caches.rows import latent
+        >>> cache = Paged.start(latent(1), page=2).append([np.arange(3.0).reshape(1, 1, 3, 1)]).select([0, 0])
+        >>> parts = cache.truncate([3, 1]).parts()
+        >>> parts.tables, [rows[0].ravel().tolist() for rows in parts.rows]
+        (((0, 1), (0,)), [[0.0, 1.0], [2.0]])
+        """
+        numbers: dict[int, int] = {}
+        known: list[Page] = []
+        used: list[int] = []
+        tables = []
+        for table, length in zip(self._tables, self.lengths, strict=True):
+            row = []
+            for index, page in enumerate(table):
+                if page is None:
+                    row.append(-1)
+                    continue
+                number = numbers.setdefault(page.serial, len(known))
+                if number == len(known):
+                    known.append(page)
+                    used.append(0)
+                used[number] = max(used[number], min(self.page, length - index * self.page))
+                row.append(number)
+            tables.append(tuple(row))
+        rows = tuple(tuple(page.read(0, n)) for page, n in zip(known, used, strict=True))
+        return PagedParts(self.page, self.lengths, self.ends, self._marks, tuple(tables), rows)
+
+    @classmethod
+    def of_parts(cls, schema: Schema[R], parts: PagedParts) -> "Paged[R]":
+        """The cache that parts belong to, on pages of its own; rows are copied, once for each page.
+
+        Raises
+        ------
+        ArgumentError, ShapeError, DtypeError
+            Parts that do not fit the schema or each other.
+
+        Examples
+        --------
+        >>> from kvattn.caches.rows import latent
+        >>> cache = Paged.start(latent(1), page=2).append([np.arange(5.0).reshape(1, 1, 5, 1)]).release(0, 2)
+        >>> again = Paged.of_parts(latent(1), cache.parts())
+        >>> again, again.rows(2).latent.ravel()
+        (Paged(Latent, page=2, lengths=(5,)), array([2., 3., 4.]))
+        """
+        page, lengths = integer("page", parts.page, 1), integers("lengths", parts.lengths, 0)
+        ends = integers("ends", parts.ends, 0)
+        sizes = (len(lengths), len(ends), len(parts.marks), len(parts.tables))
+        if len(set(sizes)) > 1 or (not schema.placed and ends != lengths):
+            raise ArgumentError(f"parts must hold lengths, ends, marks and tables that fit each other, got {parts!r}")
+        marks = [
+            (integer(f"marks[{b}]", at, 0, n), integer(f"marks[{b}]", end, 0))
+            for b, ((at, end), n) in enumerate(zip(parts.marks, lengths, strict=True))
+        ]
+        held = [_held_rows(schema, page, number, rows) for number, rows in enumerate(parts.rows)]
+        places: dict[int, int] = {}
+        for b, (table, n) in enumerate(zip(parts.tables, lengths, strict=True)):
+            if len(table) != -(-n // page):
+                raise ArgumentError(f"tables[{b}] must name {-(-n // page)} pages for {n} tokens, got {len(table)}")
+            for index, number in enumerate(table):
+                needed = min(page, n - index * page)
+                integer(f"tables[{b}]", number, -1 if needed == page else 0, len(held) - 1)
+                if number >= 0 and (held[number] < needed or places.setdefault(number, index) != index):
+                    raise ArgumentError(
+                        f"tables[{b}] must name pages of enough rows, each at one place of all tables, got {number} "
+                        f"of {held[number]} rows at {index} for {needed}"
+                    )
+        pages = []
+        for rows, count in zip(parts.rows, held, strict=True):
+            pages.append(Page(schema, page))
+            pages[-1].claim(0, count)
+            pages[-1].write(0, rows)
+        charge(Tally(kv_written=sum(held) * schema.nbytes))
+        tables = tuple(Vector.of(None if n < 0 else pages[n] for n in table) for table in parts.tables)
+        return cls(schema, page, lengths, ends, tuple(marks), tables)
+
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page held, each once.
 
@@ -728,19 +845,42 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
         return live_bytes(self)
 
 
+def _held_rows(schema: Schema[Any], page: int, number: int, rows: Sequence[Array]) -> int:
+    """How many rows a page of `PagedParts` holds, once they are known to fit the schema."""
+    if len(rows) != len(schema.stored):
+        names = ", ".join(f.name for f in schema.stored)
+        raise ShapeError(f"rows[{number}] must have {len(schema.stored)} entries ({names}), got {len(rows)}")
+    count = integer(f"tokens of rows[{number}]", rows[0].shape[1] if rows[0].ndim == 3 else 0, 1, page)
+    for f, array in zip(schema.stored, rows, strict=True):
+        if array.shape != (f.heads, count, f.width):
+            raise ShapeError(
+                f"{f.name} of rows[{number}] must have shape [{f.heads}, {count}, {f.width}], got {array.shape}"
+            )
+        if array.dtype != f.dtype:
+            raise DtypeError(f"{f.name} of rows[{number}] must have dtype {f.dtype}, got {array.dtype}")
+    if schema.placed and rows[-1].min() < 0:
+        raise PositionError(f"positions of rows[{number}] must be at least 0, got {rows[-1].min()}")
+    return count
+
+
 def _is_row(given: object) -> bool:
     """Whether something has entries in an order."""
     return hasattr(given, "__len__") and not isinstance(given, (str, bytes, Mapping, set, frozenset))
 
 
+def _chosen(name: str, given: Any, length: int) -> Positions:
+    """Slots that stay: increasing numbers, or the places of the true ones of ``length`` truth values."""
+    if _is_row(given) and len(given) and all(isinstance(x, (bool, np.bool_)) for x in given):
+        if len(given) != length:
+            raise ArgumentError(f"{name} must have a truth value for each of {length} slots, got {len(given)}")
+        return np.flatnonzero(given)
+    return _increasing(name, given, length)
+
+
 def _increasing(name: str, given: Any, most: int) -> Positions:
-    """Increasing numbers in ``0 .. most - 1``, or the places of the true values of ``[most]``."""
+    """Increasing numbers in ``0 .. most - 1``."""
     if not _is_row(given) or getattr(given, "ndim", 1) != 1:
         raise ArgumentError(f"{name} must be a row of numbers, got {shown(given)}")
-    if len(given) and all(isinstance(x, (bool, np.bool_)) for x in given):
-        if len(given) != most:
-            raise ArgumentError(f"{name} must have a truth value for each of {most} slots, got {len(given)}")
-        return np.flatnonzero(given)
     read = np.array([integer(f"{name}[{n}]", x, 0, most - 1) for n, x in enumerate(given)], np.int64)
     if (np.diff(read) <= 0).any():
         raise ArgumentError(f"{name} must be increasing, got {shown(given)}")

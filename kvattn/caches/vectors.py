@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 
+from kvattn.errors import ArgumentError
+
 T = TypeVar("T")
 
 BRANCHES = 32
@@ -65,7 +67,7 @@ class Vector(Generic[T]):
         """The item at ``0 <= index < len``, or counted from the end where it is negative."""
         place = index + self.size if index < 0 else index
         if not 0 <= place < self.size:
-            raise IndexError(f"index must be in 0 .. {self.size - 1}, got {index}")
+            raise ArgumentError(f"index must be in 0 .. {self.size - 1}, got {index}")
         node = self.root
         for level in range(self.height, 0, -1):
             node = node[place // BRANCHES**level % BRANCHES]

@@ -18,8 +18,10 @@ from kvattn.caches.paged import Paged
 from kvattn.caches.pages import Page
 from kvattn.caches.pool import BlockPool, Handle
 from kvattn.caches.rows import Schema
+from kvattn.caches.vectors import Vector
 from kvattn.errors import KvattnError
 from kvattn.testing.machines import PagedMachine, PoolMachine
+from kvattn.typing import Array
 
 # Shrinking a failure that is expected only costs time; most are found within 25 examples, the rest need a longer look.
 PROFILE = settings(phases=[Phase.generate], max_examples=300)
@@ -147,8 +149,9 @@ class CastsQuietly(Paged[Any]):
 
     __slots__ = ()
 
-    def append(self, rows: Any) -> Paged[Any]:
-        return super().append([np.asarray(x).astype(f.dtype) for x, f in zip(rows, self.schema.fields, strict=False)])
+    def append(self, rows: Any, *more: Any, **named: Any) -> Paged[Any]:
+        cast_ones = [np.asarray(x).astype(f.dtype) for x, f in zip(rows, self.schema.fields, strict=False)]
+        return super().append(cast_ones, *more, **named)
 
 
 class ChecksLate(Paged[Any]):
@@ -156,17 +159,245 @@ class ChecksLate(Paged[Any]):
 
     __slots__ = ()
 
-    def append(self, rows: Any) -> Paged[Any]:
+    def append(self, rows: Any, *more: Any, **named: Any) -> Paged[Any]:
         if len(rows) < len(self.schema.fields):
             for table, length in zip(self._tables, self.lengths, strict=True):
                 if length % self.page:
                     cast(Page, table[-1])._writers[0][..., 0] = 0.0
-        return super().append(rows)
+        return super().append(rows, *more, **named)
+
+
+class MergeLosesAToken(Paged[Any]):
+    """What is joined on is one token short."""
+
+    __slots__ = ()
+
+    def merge(self, *others: Any) -> Paged[Any]:
+        right = super().merge(*others)
+        return right.truncate([*right.lengths[:-1], max(0, right.lengths[-1] - 1)])
+
+
+class MergeChangesOwners(Paged[Any]):
+    """Others come first, so that every sequence answers to another one's number."""
+
+    __slots__ = ()
+
+    def merge(self, *others: Any) -> Paged[Any]:
+        right = super().merge(*others)
+        return right.select([*range(self.batch, right.batch), *range(self.batch)])
+
+
+class MergeTakesTheFirstEnd(Paged[Any]):
+    """All sequences go on at the first one's position (unsloth #3699)."""
+
+    __slots__ = ()
+
+    def merge(self, *others: Any) -> Paged[Any]:
+        right = super().merge(*others)
+        return replace(right, ends=right.ends[:1] * right.batch) if self.schema.placed else right
+
+
+class MergeTakesAnything(Paged[Any]):
+    """Pages of another size are joined in silence."""
+
+    __slots__ = ()
+
+    def merge(self, *others: Any) -> Paged[Any]:
+        return super().merge(*(replace(other, page=self.page) for other in others))
+
+
+class RepeatTiles(Paged[Any]):
+    """The batch n times over, in the place of each sequence n times."""
+
+    __slots__ = ()
+
+    def repeat(self, n: int) -> Paged[Any]:
+        super().repeat(n)
+        return self.select([*range(self.batch)] * n)
+
+
+class SplitsFromTheEnd(Paged[Any]):
+    """Sizes are counted from the last sequence."""
+
+    __slots__ = ()
+
+    def split(self, sizes: Any) -> Any:
+        super().split(sizes)
+        parts = super().split(list(reversed(sizes)))
+        return tuple(reversed(parts))
+
+
+class RaggedKeepsPadding(Paged[Any]):
+    """Padding becomes tokens."""
+
+    __slots__ = ()
+
+    def append(self, rows: Any, positions: Any = None, counts: Any = None) -> Paged[Any]:
+        right = super().append(rows, positions, counts)
+        return right if counts is None or positions is not None else super().append(rows)
+
+
+class RaggedWritesAtTheFirstEnd(Paged[Any]):
+    """Every sequence takes as many tokens as the first (gemma #765)."""
+
+    __slots__ = ()
+
+    def append(self, rows: Any, positions: Any = None, counts: Any = None) -> Paged[Any]:
+        super().append(rows, positions, counts)
+        first = None if counts is None else [counts[0]] * self.batch
+        return super().append(rows, positions if counts is None else None, first)
+
+
+class EvictsOffByOne(Paged[Any]):
+    """The slot behind the one that was meant is kept."""
+
+    __slots__ = ()
+
+    def evict(self, keep: Any) -> Paged[Any]:
+        right = super().evict(keep)
+        if any(isinstance(x, bool) for row in keep for x in row) or any(
+            None in self.pages(b) for b in range(self.batch)
+        ):
+            return right
+        return super().evict(
+            [[n if n + 1 in row else min(n + 1, most - 1) for n in row] for row, most in self._rows(keep)]
+        )
+
+    def _rows(self, keep: Any) -> Any:
+        return zip(keep, self.lengths, strict=True)
+
+
+class EvictForgetsNothing(Paged[Any]):
+    """Tokens that were to go are there again."""
+
+    __slots__ = ()
+
+    def evict(self, keep: Any) -> Paged[Any]:
+        super().evict(keep)
+        return self
+
+
+class EvictCountsAnew(Paged[Any]):
+    """The next token's position is the number of tokens kept (llama.cpp #12160)."""
+
+    __slots__ = ()
+
+    def evict(self, keep: Any) -> Paged[Any]:
+        right = super().evict(keep)
+        return replace(right, ends=right.lengths)
+
+
+class EvictCopiesAll(Paged[Any]):
+    """Pages in front of the first change are written again too: right to read, wrong to pay for."""
+
+    __slots__ = ()
+
+    def evict(self, keep: Any) -> Paged[Any]:
+        right = super().evict(keep)
+        tables = tuple(
+            Vector.of([None if page is None else page.copy(page.filled) for page in table]) for table in right._tables
+        )
+        return replace(right, _tables=tables)
+
+
+class ShiftsTwice(Paged[Any]):
+    """Positions move twice as far."""
+
+    __slots__ = ()
+
+    def shift(self, by: Any, *more: Any, **named: Any) -> Paged[Any]:
+        return Paged.shift(super().shift(by, *more, **named), by, None, **named)
+
+
+class ShiftTurnsTwice(Paged[Any]):
+    """Positions are right, and keys are turned twice as far."""
+
+    __slots__ = ()
+
+    def shift(self, by: Any, turn: Any = None, **named: Any) -> Paged[Any]:
+        return super().shift(by, turn and Twice(), **named)
+
+
+class Twice:
+    def shift(self, x: Array, by: Any) -> Array:
+        return np.ldexp(x, 2 * int(by))
+
+
+class ShiftMovesTheKeysOfAll(Paged[Any]):
+    """Keys in front of the first slot that moves are turned with their page."""
+
+    __slots__ = ()
+
+    def shift(self, by: Any, turn: Any = None, *, start: Any = 0, field: str = "k") -> Paged[Any]:
+        right = super().shift(by, turn, start=start, field=field)
+        if turn is None or not isinstance(start, int):
+            return right
+        return super().shift(by, turn, start=start // self.page * self.page, field=field)
+
+
+class ShiftLeavesTheEnd(Paged[Any]):
+    """Tokens to come stand where they would have stood before."""
+
+    __slots__ = ()
+
+    def shift(self, by: Any, *more: Any, **named: Any) -> Paged[Any]:
+        return replace(super().shift(by, *more, **named), ends=self.ends)
+
+
+class CommitKeepsASibling(Paged[Any]):
+    """A node that was rejected stays beside the path."""
+
+    __slots__ = ()
+
+    def commit(self, prefix: Any, path: Any) -> Paged[Any]:
+        right = super().commit(prefix, path)
+        room = self.lengths[0] - prefix[0] if isinstance(prefix, list) else 0
+        if path and isinstance(path[0], int) and 0 < path[0] < room:
+            return super().commit(prefix, [path[0] - 1, *path])
+        return right
+
+
+class CommitKeepsTheTree(Paged[Any]):
+    """Nothing is dropped, and rejected tokens are there again."""
+
+    __slots__ = ()
+
+    def commit(self, prefix: Any, path: Any) -> Paged[Any]:
+        super().commit(prefix, path)
+        return self
+
+
+class CommitKeepsTheFirstNodes(Paged[Any]):
+    """As many tokens as were accepted, but the first ones."""
+
+    __slots__ = ()
+
+    def commit(self, prefix: Any, path: Any) -> Paged[Any]:
+        return self.truncate(super().commit(prefix, path).lengths)
 
 
 @pytest.mark.parametrize(
     "cache",
     [
+        MergeLosesAToken,
+        MergeChangesOwners,
+        MergeTakesTheFirstEnd,
+        MergeTakesAnything,
+        RepeatTiles,
+        SplitsFromTheEnd,
+        RaggedKeepsPadding,
+        RaggedWritesAtTheFirstEnd,
+        EvictsOffByOne,
+        EvictForgetsNothing,
+        EvictCountsAnew,
+        EvictCopiesAll,
+        ShiftsTwice,
+        ShiftTurnsTwice,
+        ShiftMovesTheKeysOfAll,
+        ShiftLeavesTheEnd,
+        CommitKeepsASibling,
+        CommitKeepsTheTree,
+        CommitKeepsTheFirstNodes,
         Resurrecting,
         TruncatesOneTooMany,
         TruncateZeroKeepsAll,

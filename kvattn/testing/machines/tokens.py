@@ -20,12 +20,47 @@ Tokens = tuple[int | None, ...]
 """The tokens of one sequence by slot; None where the cache was told to forget."""
 
 
+class Place(NamedTuple):
+    """Where a token stands that keeps its position, and how far its keys were turned since it was written."""
+
+    position: int
+    turned: int = 0
+
+
 class Known(NamedTuple):
-    """A cache and what it must hold."""
+    """A cache and what it must hold.
+
+    Attributes
+    ----------
+    cache, tokens, page
+        The value, its tokens by sequence and slot, and tokens per page.
+    places
+        Where its schema is placed: for each token its `Place`.  None where slots are positions.
+    behind
+        Where its schema is placed: for each sequence the next position at every length, 0 and the whole included.
+    """
 
     cache: Any
     tokens: tuple[Tokens, ...]
     page: int
+    places: tuple[tuple[Place, ...], ...] | None = None
+    behind: tuple[tuple[int, ...], ...] = ()
+
+
+class Doubling:
+    """What "turns" the machine's keys: times two for each position, which is exact, and forgets nothing.
+
+    >>> Doubling().shift(np.array([3.0]), np.array(2)), Doubling().shift(np.array([12.0]), np.array(-2))
+    (array([12.]), array([3.]))
+    """
+
+    def shift(self, x: Array, by: Any) -> Array:
+        """Move rows by so many positions.
+
+        >>> Doubling().shift(np.ones(1, np.float32), np.array(3))
+        array([8.], dtype=float32)
+        """
+        return np.ldexp(x, int(by))
 
 
 def must(holds: bool, sentence: str) -> None:
