@@ -8,9 +8,9 @@ Cost: encode 4 FLOPs a number (division, rounding, two bounds); decode 1.
 
 Error: half a step of the format at x / s, times s; beyond ``largest · s`` the distance to it, without limit.
 
-Source: OCP 8-bit floating point v1.0 §5, saturating conversion; Micikevicius et al. 2022 (2209.05433) §3.
+Source: OCP 8-bit floating point v1.0, conversion with saturation; Micikevicius et al. 2022 (2209.05433) §3.
 Where libraries differ: engines name the factor ``k_scale`` and ``v_scale`` and mean what is called s here (a stored
-number times it is the number), TensorRT-LLM stores its inverse too.  Scale 1, a plain cast, is their default.
+number times it is the number).  Scale 1, a plain cast, is their default.
 """
 
 from collections.abc import Sequence

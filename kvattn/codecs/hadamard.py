@@ -11,12 +11,12 @@ Cached per token: what the codec inside keeps.
 Cost: D log2 D additions and D products a row, each way, and the codec's own.
 
 Error: with b the codec's bound on y, ``Σ b / sqrt(D) + (log2 D + 3) · 2^-51 · Σ |x|``, the same for all channels of a
-row, plus one rounding to the dtype given back.  An outlier A among numbers up to a raises the largest |y| to no more
-than (A + (D - 1) a) / sqrt(D), where without rotation it is A.
+row, plus one rounding to the dtype given back.  An outlier A among numbers up to a
+raises no y above (A + (D - 1) a) / sqrt(D), where without rotation the largest number is A.
 
 Source: Sylvester's construction; Ashkboos et al. 2024 (QuaRot, 2404.00456) §3 and §4.
-Where libraries differ: QuaRot and TurboQuant draw a sign for each channel first; llama.cpp rotates keys and queries and
-never turns back.
+Where libraries differ: QuaRot and TurboQuant draw a sign for each channel first; who rotates queries too need not turn
+keys back.
 """
 
 from collections.abc import Sequence

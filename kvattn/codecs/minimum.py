@@ -15,7 +15,7 @@ Error: inside the range s/2; at its ends also what rounding s and m lost, so
 ``s/2 + u · (max x - min x + |min x|) + (n + 1) · η``, u half a unit of the kept dtype and η half its smallest number,
 plus one rounding to the dtype given back.  Far from 0 the rounding of the minimum is what counts.
 
-Source: Liu et al. 2024 (KIVI, 2402.02750) §3.1, with ``z_X = min X``; HQQ and mlx-lm keep the same two numbers.
+Source: Liu et al. 2024 (KIVI, 2402.02750) §3, with ``z_X = min X``; HQQ and mlx-lm keep the same two numbers.
 Where libraries differ: mlx moves the scale so that 0 falls on a code and measures from the end that is farther from
 0; optimum-quanto keeps -min x, and divides in float32; KIVI keeps float16.
 """

@@ -12,11 +12,12 @@ Cached per token: 17 bytes for 32 numbers a head.
 Cost: encode 6 FLOPs a number and 1 a scale (exponents are read off); decode 1 a number.
 
 Error: half a step of E2M1 at x / 2^e, times 2^e, or the distance to 6 · 2^e: at most a quarter
-of max |x|, from 2^-125 on.
+of the block's largest number, from 2^-125 on.
 
 Source: OCP Microscaling formats v1.0 §5.2.1, §5.3.3, §5.4.1 and §6.3.
-Where libraries differ: this is torchao's ``FLOOR``; it also has modes that choose an exponent higher, so that nothing
-saturates.  v1.0 leaves a block of zeros and exponents beyond 127 open: beyond is refused here.
+Where libraries differ: this is torchao's ``FLOOR``, which divides by no less than 2^-126;
+it also has modes that choose an exponent higher, so that nothing saturates.  v1.0 leaves a block of zeros and
+exponents beyond 127 open: beyond is refused here.
 """
 
 from collections.abc import Sequence

@@ -3,8 +3,8 @@
     b = E4M3(max |x| / 6 / s)        q = E2M1(x / (b · s))        x̂ = q · b · s
 
 s, kept in float32, is chosen so that the largest number of all gets the largest block scale, 448:
-s = max |x| / (448 · 6) over what was seen before (`tensor_scale`).  Larger numbers saturate at 2688 · s.  Block scales
-are rounded to even like any E4M3; one that rounds to 0 takes its block to 0.
+``s = max |x| / (448 · 6)`` over what was seen before (`tensor_scale`).  Larger numbers saturate at 2688 · s.  Block
+scales are rounded to even like any E4M3; one that rounds to 0 takes its block to 0.
 
 Shapes: x ``[*, H, T, D]``, D a multiple of 16; codes ``[*, H, T, D / 2]`` uint8, the lower channel in the low nibble;
 scales ``[*, H, T, D / 16]`` uint8, E4M3.
@@ -13,10 +13,10 @@ Cost: encode 6 FLOPs a number and 3 a scale; decode 1 a number and 1 a scale.
 
 Error: half a step of E2M1 at x / (b · s), times b · s, or the distance to 6 · b · s; x itself where b is 0.
 
-Source: NVIDIA 2025 (2509.25149) appendix C; Alvarez et al. 2025, "Introducing NVFP4".
+Source: NVIDIA 2025 (2509.25149), the quantisation procedure of its appendix; torchao ``nvfp4_quantize``.
 Where libraries differ: they divide in float32, and multiply by 1 / (b · s), which may move a code next to a tie;
-torchao raises block scales below 2^-6 to it, the smallest normal E4M3.  ModelOpt
-calls the inverse of s the global scale.
+torchao raises block scales below 2^-6 to it, the smallest normal E4M3.  Four
+Over Six (2512.02010) scales some blocks to 4 instead of 6.
 """
 
 from collections.abc import Sequence

@@ -10,9 +10,10 @@ Shapes: elementwise.  Cached per number: 4 or 8 bits.  Cost: counted by the code
 
 Error: half a step at x, ``2^e / 2``; beyond the largest number the distance to it, rounded once.
 
-Source: OCP 8-bit floating point v1.0 §5 (E4M3, E5M2, saturating conversion); OCP Microscaling v1.0 §5.3.3 (E2M1);
+Source: OCP 8-bit floating point v1.0 (E4M3, E5M2, conversion with saturation); OCP Microscaling v1.0 §5.3.3 (E2M1);
 Noune et al. 2022 (2206.02915) for E4M3FNUZ, with one more exponent of bias, one zero, and NaN where -0 would be.
 Where libraries differ: ml_dtypes and torch give NaN (E5M2: infinity) beyond the largest number; engines saturate.
+ml_dtypes rounds float64 twice, by way of float32.
 """
 
 from dataclasses import dataclass

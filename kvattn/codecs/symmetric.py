@@ -10,7 +10,7 @@ complement, low bits first; scales as `kvattn.codecs.sharing` has them, float32 
 Cached per token: D · bits / 8 bytes a head, and its scales.
 Cost: encode 6 FLOPs a number (size, maximum, division, rounding, two bounds) and 1 a scale; decode 1.
 
-Error: s/2 inside the range; max |x| itself may lie beyond n · s by what rounding s lost, so
+Error: s/2 inside the range; the largest number may lie beyond n · s by what rounding s lost, so
 ``s/2 + u · max |x| + n · η``, u half a unit of the scale's dtype and η half its smallest number (where the scale is
 subnormal, that is what counts), plus one rounding to the dtype given back.
 
