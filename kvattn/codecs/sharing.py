@@ -67,7 +67,7 @@ class Sharing:
         return (*full[:-3], *(count for count, _ in self._boxes(full)))
 
     def reduce(self, by: np.ufunc, x: Array) -> Array:
-        """The extreme of every box, in the shape of the scales; ``by`` is `numpy.maximum` or `numpy.minimum`.
+        """The extreme of every box, in the shape of the scales; ``by`` is ``numpy.maximum`` or ``numpy.minimum``.
 
         >>> PER_CHANNEL.reduce(np.maximum, np.array([[[1.0, 2.0], [3.0, 0.0]]]))
         array([[[3., 2.]]])
