@@ -10,7 +10,8 @@ Cached per token: D bytes a head, and 4 for each scale.
 Cost: encode 6 FLOPs a number (size, maximum, division, rounding, two bounds) and 1 a scale; decode 1.
 
 Error: half a step of the format at x / s, times s; where the scale has vanished (with E4M3, no
-number of 448 · 2^-150 or more), x itself.  For E4M3 that is at most 2^-4 of x where x / s is at least 2^-6, and 2^-10 · s below.
+number of 448 · 2^-150 or more), x itself.  For E4M3 that is at most 2^-4 of x where x / s is at least 2^-6, and
+2^-10 · s below.
 
 Source: OCP 8-bit floating point v1.0; Micikevicius et al. 2022 (2209.05433) §3.
 Where libraries differ: TensorRT-LLM, vLLM and SGLang keep a scale for each tensor or head that was measured before
