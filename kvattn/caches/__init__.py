@@ -6,11 +6,16 @@
 Paged(Latent, page=16, lengths=(3,))
 """
 
+from kvattn.caches.block_tables import export_block_table, import_block_table
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
 from kvattn.caches.layered import Layered
 from kvattn.caches.paged import Paged, live_bytes
 from kvattn.caches.pool import BlockPool, Handle
+from kvattn.caches.prefix_hash import PrefixBlocks
+from kvattn.caches.prefix_keys import Origin
+from kvattn.caches.prefix_trie import PrefixTrie
 from kvattn.caches.rows import Field, KeyValue, Latent, Schema, key_value, latent, left_aligned, placed
+from kvattn.caches.saved import restore_npz, restore_safetensors, save_npz, save_safetensors
 from kvattn.caches.sink_window import SinkWindow
 from kvattn.caches.snapshots import Snapshots
 from kvattn.caches.static import Static
@@ -35,4 +40,13 @@ __all__ = [
     "BLOCK",
     "blocks_of",
     "live_bytes",
+    "Origin",
+    "PrefixTrie",
+    "PrefixBlocks",
+    "save_npz",
+    "restore_npz",
+    "save_safetensors",
+    "restore_safetensors",
+    "export_block_table",
+    "import_block_table",
 ]
