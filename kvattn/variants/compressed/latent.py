@@ -150,14 +150,14 @@ class Expanded:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
+        check_cut(self.mask, cache.ends, x.shape[1], w.heads)
+        at = cache.coming(x.shape[1])
         nope, rope = w.queries(w.query_latents(x))
         q = np.concatenate([nope, turned(self.rotation, rope, at[:, None, :])], axis=-1)
         k, v = w.expand(w.latents(x))
         shared = turned(self.rotation, w.rope_keys(x), at)[:, None]  # [B, 1, T, Dr]
         k = np.concatenate([k, np.broadcast_to(shared, (*k.shape[:-1], w.rope_width))], axis=-1)
-        cache = cache.append(KeyValue(k, v))
+        cache = cache.append(KeyValue(k, v), positions=at)
         blocks = [cache.blocks(b) for b in range(cache.batch)]
         mixed, lse = streaming.attend(q, at, blocks, value_width=w.value_width, **_pipeline(self))
         return Attended(w.outputs(mixed), lse), cache
@@ -271,10 +271,10 @@ class Absorbed:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
+        check_cut(self.mask, cache.ends, x.shape[1], w.heads)
+        at = cache.coming(x.shape[1])
         q, row = query_and_row(w, self.rotation, x, w.query_latents(x), at)
-        cache = cache.append(Latent(row))
+        cache = cache.append(Latent(row), positions=at)
         blocks = [latent_blocks(cache.raw_blocks(b), w.rank) for b in range(cache.batch)]
         mixed, lse = streaming.attend(q, at, blocks, value_width=w.rank, **_pipeline(self))
         return Attended(w.outputs(w.release(mixed)), lse), cache

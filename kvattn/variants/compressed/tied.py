@@ -189,13 +189,13 @@ class SharedProjection:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
+        check_cut(self.mask, cache.ends, x.shape[1], w.heads)
+        at = cache.coming(x.shape[1])
         q = self.norm.queries(w.queries(x), at[:, None, :])
         if self.rotation is not None:
             q = self.rotation.rotate(q, at[:, None, :])
         row = ops.rms_norm(w.keys(x), None, self.norm.eps)
-        cache = cache.append(Tied(row))
+        cache = cache.append(Tied(row), positions=at)
         blocks = [[self._block(raw) for raw in cache.raw_blocks(b)] if x.shape[1] else [] for b in range(cache.batch)]
         mixed, lse = streaming.attend(q, at, blocks, value_width=w.width, **arguments_of(self))
         return Attended(w.outputs(mixed), lse), cache
@@ -319,12 +319,12 @@ class SharedRow:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
+        check_cut(self.mask, cache.ends, x.shape[1], w.heads)
+        at = cache.coming(x.shape[1])
         q, row = w.queries(x), w.keys(x)
         for part in self.query_key:
             q, row = part.queries(q, at[:, None, :]), part.keys(row, at[:, None, :])
-        cache = cache.append(Tied(row))
+        cache = cache.append(Tied(row), positions=at)
         blocks = [
             [_key_block(raw, raw.arrays[0][:, : raw.key_count]) for raw in cache.raw_blocks(b)]
             for b in range(cache.batch)

@@ -111,8 +111,8 @@ def new_heads(layer: Layer, cache: Any, x: Any) -> Heads:
     """
     w = layer.projections
     x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-    check_cut(layer.mask, cache.lengths, x.shape[1], w.heads)
-    at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
+    check_cut(layer.mask, cache.ends, x.shape[1], w.heads)
+    at = cache.coming(x.shape[1])
     q, k, v = w.queries(x), w.keys(x), w.values(x)
     for part in layer.query_key:
         q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])

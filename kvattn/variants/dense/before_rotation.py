@@ -198,7 +198,7 @@ class BeforeRotation:
         w = self.projections
         heads = around.new_heads(self, cache, x)
         x, at, q, k, v = heads
-        cache = cache.append(KeyValue(k, v))
+        cache = cache.append(KeyValue(k, v), positions=at)
         held = [cache.blocks(b) for b in range(cache.batch)]
         mixed = np.empty((cache.batch, w.heads, x.shape[1], w.value_width), w.dtype)
         lse = np.empty((cache.batch, w.heads, x.shape[1]), w.dtype)

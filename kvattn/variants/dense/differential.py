@@ -195,14 +195,14 @@ class Differential:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        check_cut(self.mask, cache.lengths, x.shape[1], w.heads // 2)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
+        check_cut(self.mask, cache.ends, x.shape[1], w.heads // 2)
+        at = cache.coming(x.shape[1])
         q, k = w.queries(x), w.keys(x)
         for part in self.query_key:
             q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
         v = split(ops.contract(x, w.value, weights=True), w.kv_heads // 2)
         # stored first keys before second keys, so that each half is one piece of memory
-        cache = cache.append(KeyValue(np.concatenate([k[:, 0::2], k[:, 1::2]], axis=1), v))
+        cache = cache.append(KeyValue(np.concatenate([k[:, 0::2], k[:, 1::2]], axis=1), v), positions=at)
         blocks = [cache.blocks(b) for b in range(cache.batch)]
         pairs = w.kv_heads // 2
         (first, lse_1), (second, lse_2) = (

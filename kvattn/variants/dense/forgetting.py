@@ -222,7 +222,7 @@ class Forgetting:
         heads = around.new_heads(self, cache, x)
         x, at, q, k, v = heads
         fade = self._fade(cache, x)  # [B, T, Hq]
-        cache = cache.append(KeyValueFade(k, v, fade[:, None]))
+        cache = cache.append(KeyValueFade(k, v, fade[:, None]), positions=at)
         blocks = [_blocks(cache, b) for b in range(cache.batch)]
         notes = np.ascontiguousarray(fade.swapaxes(1, 2))[..., None]
         arguments = around.arguments(self, mods=(Faded(), *self.mods))

@@ -141,7 +141,7 @@ class Grouped:
         """
         heads = around.new_heads(self, cache, x)
         _, at, q, k, v = heads
-        cache = cache.append(KeyValue(k, v))
+        cache = cache.append(KeyValue(k, v), positions=at)
         blocks = [cache.blocks(b) for b in range(cache.batch)]
         mixed, lse = streaming.attend(q, at, blocks, value_width=v.shape[3], **around.arguments(self))
         return Attended(around.new_output(self, heads, mixed), lse), cache

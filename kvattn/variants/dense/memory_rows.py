@@ -128,7 +128,7 @@ class MemoryRows:
         """
         heads = around.new_heads(self, cache, x)
         _, at, q, k, v = heads
-        cache = cache.append(KeyValue(k, v))
+        cache = cache.append(KeyValue(k, v), positions=at)
         own = [cache.blocks(b) for b in range(cache.batch)]
         rows = blocks_of(self.keys, self.values, np.arange(self.keys.shape[1]))
         mixed, lse = joined(q, at, own, [rows] * cache.batch, value_width=v.shape[3], **around.arguments(self))

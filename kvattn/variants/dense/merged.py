@@ -250,10 +250,10 @@ class Merged:
         >>> layer.step(layer.start(), np.ones((1, 2, 1)))[1].length
         2
         """
-        heads = around.new_heads(self, cache, x)
+        heads = around.new_heads(self, cache.parts[0], x)
         _, at, q, k, v = heads
         own, memory = cache.parts
-        cache = Layered((own.append(KeyValue(k, v)), memory.advance(q.shape[2])))
+        cache = Layered((own.append(KeyValue(k, v), positions=at), memory.advance(q.shape[2])))
         blocks = ([held.blocks(b) for b in range(cache.batch)] for held in cache.parts)
         mixed, lse = joined(q, at, *blocks, value_width=v.shape[3], **around.arguments(self))
         return Attended(around.new_output(self, heads, mixed), lse), cache

@@ -227,13 +227,13 @@ class Path:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
+        at = cache.coming(x.shape[1])
         q, direction = w.queries(x), split(ops.contract(x, self.direction, weights=True), w.kv_heads)
         raised = ops.contract(x, self.strength, weights=True)
         raised = raised if self.strength_bias is None else raised + self.strength_bias
         strength = split(2.0 * ops.sigmoid(raised), w.kv_heads)
         charge(self._made_cost(strength.size))
-        cache = cache.append(PathRow(w.keys(x), w.values(x), _unit(direction), strength))
+        cache = cache.append(PathRow(w.keys(x), w.values(x), _unit(direction), strength), positions=at)
         blocks = [self._blocks(cache, b) for b in range(cache.batch)]
         mixed, lse = scored.attend(
             q,

@@ -252,11 +252,11 @@ class Placed:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
+        at = cache.coming(x.shape[1])
         q, k, v = w.queries(x), w.keys(x), w.values(x)
         for part in self.query_key:
             q, k = part.queries(q, at[:, None, :]), part.keys(k, at[:, None, :])
-        cache = cache.append(KeyValue(k, v))
+        cache = cache.append(KeyValue(k, v), positions=at)
         held = [cache.blocks(b) for b in range(cache.batch)]
         parts = []
         for number, way in enumerate(self.ways):

@@ -163,7 +163,7 @@ class RelativeProjected:
         r = split(ops.contract(x, self.relative, weights=True), w.heads)
         for part in self.relative_key:
             r = part.queries(r, at[:, None, :])
-        cache = cache.append(KeyValue(k, v))
+        cache = cache.append(KeyValue(k, v), positions=at)
         blocks = [cache.blocks(b) for b in range(cache.batch)]
         arguments = around.arguments(self, mods=(self.curves, *self.mods))
         mixed, lse = streaming.attend(q, at, blocks, value_width=w.value_width, query_notes=r, **arguments)

@@ -163,7 +163,7 @@ class ValueResidual:
                 heads = heads._replace(v=own * heads.v + other * first)
             else:
                 first = heads.v
-            later = part.append(KeyValue(heads.k, heads.v))
+            later = part.append(KeyValue(heads.k, heads.v), positions=heads.positions)
             blocks = [later.blocks(b) for b in range(later.batch)]
             wide = heads.v.shape[3]
             mixed, lse = streaming.attend(heads.q, heads.positions, blocks, value_width=wide, **around.arguments(layer))

@@ -168,7 +168,7 @@ class Weighed:
         array([[[1.]]])
         """
         heads = around.new_heads(self, cache, x)
-        cache = cache.append(KeyValue(heads.k, heads.v))
+        cache = cache.append(KeyValue(heads.k, heads.v), positions=heads.positions)
         blocks = [cache.blocks(b) for b in range(cache.batch)]
         values = {"value_width": self.projections.value_width, "weighing": self.weighing, "beside": self.beside}
         mixed, lse = scored.attend(heads.q, heads.positions, blocks, **around.arguments(self, **values))

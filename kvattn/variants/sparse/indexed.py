@@ -200,11 +200,11 @@ class Indexed:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
+        check_cut(self.mask, cache.ends, x.shape[1], w.heads)
+        at = cache.coming(x.shape[1])
         a = w.query_latents(x)
         q, row = query_and_row(w, self.rotation, x, a, at)
-        cache = cache.append(IndexedLatent(row, self.indexer.keys(x, at)))
+        cache = cache.append(IndexedLatent(row, self.indexer.keys(x, at)), positions=at)
         index_queries, index_weights = self.indexer.queries(a, at), self.indexer.weights(x)
         mixed = np.zeros((*q.shape[:3], w.rank), w.dtype)
         lse = np.zeros(q.shape[:3], w.dtype)

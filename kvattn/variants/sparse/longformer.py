@@ -204,11 +204,11 @@ class Longformer:
         """
         w = self.projections
         x = check_hidden("x", x, cache.batch, w.hidden, w.dtype)
-        check_cut(self.mask, cache.lengths, x.shape[1], w.heads)
-        at = np.array(cache.lengths)[:, None] + np.arange(x.shape[1])
+        check_cut(self.mask, cache.ends, x.shape[1], w.heads)
+        at = cache.coming(x.shape[1])
         k = np.concatenate([w.keys(x), self._over.keys(x)], axis=1)  # [B, 2·Hkv, T, D]
         v = np.concatenate([w.values(x), self._over.values(x)], axis=1)
-        cache = cache.append(KeyValue(k, v))
+        cache = cache.append(KeyValue(k, v), positions=at)
         blocks = [cache.blocks(b) for b in range(cache.batch)]
         mine, theirs = ([[_part(block, half, w.kv_heads) for block in held] for held in blocks] for half in (0, 1))
         local, over = self._parts
