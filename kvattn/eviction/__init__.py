@@ -8,8 +8,9 @@ array([[[1, 2]]])
 
 from kvattn.eviction.adaptive import adaptive_budgets, safeguarded_budgets
 from kvattn.eviction.expected_attention import Moments, expected, query_moments, rotated
+from kvattn.eviction.gathered import attend_kept
 from kvattn.eviction.heavy_hitters import HeavyHitters, accumulated, averaged
-from kvattn.eviction.kept import Kept, attend_kept
+from kvattn.eviction.kept import Kept
 from kvattn.eviction.key_diff import key_difference
 from kvattn.eviction.key_norm import negative_norms
 from kvattn.eviction.observed import group_mean, group_sum, probabilities, query_sum

@@ -9,7 +9,7 @@ largest remainders, the lowest head first.
 Shapes: ``scores [B, Hkv, S]`` to budgets ``[B, Hkv]``, which `kvattn.eviction.top` takes.  Needs: any
 scores that compare between heads, such as probabilities.
 Cached per token: nothing; heads then hold different numbers of keys.  Cost: one sort of a layer's scores.
-Source: Feng et al. 2024 (arXiv 2407.11550) §4, and the authors' ``floor_alpha`` for the second line.
+Source: Feng et al. 2024 (arXiv 2407.11550); the second line is ``floor_alpha`` of the authors' code.
 
 Where libraries differ: kvpress (`safeguarded_budgets`) protects each head's best ``floor · budget`` keys, at least
 one, and then takes the highest of all; it masks the others instead of forgetting them.  The authors

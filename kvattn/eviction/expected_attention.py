@@ -9,11 +9,11 @@ Shapes: unrotated queries ``[B, Hq, T, D]`` to moments ``[B, Hq, D]`` and ``[B, 
 ``[B, Hkv, S, D]`` and values ``[B, Hkv, S, Dv]`` to scores ``[B, Hkv, S]``.
 Needs: queries before rotation, cached keys, values; no probabilities, so fused kernels do.
 Cached per token: nothing of its own.  Cost: 2·D² + 2·D per query head and key.
-Source: Devoto et al. 2025 (arXiv 2510.00636) §3.
+Source: Devoto et al. 2025 (arXiv 2510.00636), as read in kvpress, which is the authors' code.
 
-Where libraries differ: the paper weighs with the norm of what the value becomes behind the output
-projection: hand in those vectors as values; kvpress takes the value itself.  Both use ``R Σ Rᵀ`` with the mean R
-instead of the covariance of turned queries, which also has the spread of ``R μ`` itself.
+Where libraries differ: kvpress takes the norm of the value itself; to weigh with what it becomes behind the
+output projection, hand in those vectors as values.  ``R Σ Rᵀ`` with the mean R is an approximation: the
+covariance of turned queries also has the spread of their turned means.
 """
 
 import math

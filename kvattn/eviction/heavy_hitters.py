@@ -9,12 +9,11 @@
 Shapes: probabilities ``[B, Hq, T, S]`` to scores ``[B, Hkv, S]``.  Needs: probabilities of every query.
 Cached per token: one number per key/value head beside the key and the value.
 Cost: one addition per visible pair; the probabilities themselves are what a fused kernel does not give.
-Source: Zhang et al. 2023 (arXiv 2306.14048) §4, alg. 1; half of the budget each: §5 there.
+Source: Zhang et al. 2023 (arXiv 2306.14048), and the authors' code (``H2OKVCache_LayerWise`` in FMInference/H2O).
 
 Where libraries differ: the authors' code evicts a whole prompt at once, from full attention, and token by
 token behind it; kvpress's ObservedAttentionPress divides each sum by the number of queries that saw the
-key, which early keys otherwise win by, has no recent part, and means over the group.  Heads are decided
-apart in all of them.
+key, which early keys otherwise win by, has no recent part, and means over the group.
 """
 
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ def averaged(probabilities: Array, visible: Visible, kv_heads: int) -> Array:
     Parameters
     ----------
     probabilities, visible
-        ``[B, Hq, T, S]``; `kvattn.execution.Question.visible` gives the second.
+        ``[B, Hq, T, S]``; `kvattn.execution.question.Question.visible` gives the second.
     kv_heads
         Hkv.
 
@@ -72,7 +71,7 @@ class HeavyHitters:
     Parameters
     ----------
     heavy, recent
-        How many keys stay for their total, and how many for being the last; the paper takes half of each.
+        How many keys stay for their total, and how many for being the last; commonly half of each.
 
     Raises
     ------

@@ -4,7 +4,7 @@
 
 Shapes: ``keys [B, Hkv, S, D]`` to scores ``[B, Hkv, S]``.  Needs: keys alone, as cached.
 Cached per token: nothing of its own.  Cost: about 7·D per key.
-Source: Park et al. 2025 (arXiv 2504.15364) §3.
+Source: KeyDiff (arXiv 2504.15364), as read in kvpress.
 
 Where libraries differ: the paper decides block by block while a prompt comes in, so that the anchor is
 the mean of what is left; kvpress does so in its BlockPress, and its KeyDiffPress decides once.  A key

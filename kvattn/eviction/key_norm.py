@@ -7,10 +7,9 @@ whether keys are cached turned.
 
 Shapes: ``keys [B, Hkv, S, D]`` to scores ``[B, Hkv, S]``.  Needs: keys alone.
 Cached per token: nothing of its own.  Cost: 2·D + 1 per key.
-Source: Devoto et al. 2024 (arXiv 2406.11430) §3.
+Source: Devoto et al. 2024 (arXiv 2406.11430).
 
-Where libraries differ: the paper leaves the first layers alone; that is the caller's choice of budgets.
-kvpress takes the norm in at least float32, since in bfloat16 most of a head's norms are equal.
+Where libraries differ: kvpress takes the norm in at least float32, since in bfloat16 most of a head's norms are equal.
 """
 
 import numpy as np

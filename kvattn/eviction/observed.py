@@ -5,9 +5,9 @@
 What H2O, SnapKV and TOVA score keys by.  Scores are bent and masked as in the layer; a sink takes its
 share and has no column, so a row of a layer with sinks sums to less than 1.
 
-Shapes: ``[B, Hq, T, S]`` from a `kvattn.execution.Question`; the sums over a group give ``[B, Hkv, ...]``.
+Shapes: ``[B, Hq, T, S]`` from a `kvattn.execution.question.Question`; the sums over a group give ``[B, Hkv, ...]``.
 Cached per token: nothing.  Cost: one product of queries and keys, and T·S numbers per query head, which a
-fused kernel never holds; asking for the last queries only (`kvattn.execution.Question.part`) keeps that
+fused kernel never holds; asking for the last queries only (`kvattn.execution.question.Question.part`) keeps that
 small.  Deciding what to keep is not counted by `kvattn.counting`.
 
 Exactness: tiles are those of `kvattn.core.scored`, so a row of probabilities depends on its query and its

@@ -9,7 +9,7 @@ lowest of the layers that were rounded, one each; so the sum is kept exactly and
 
 Shapes: m integers, one for each layer.  Needs: lengths only; which keys stay is SnapKV's choice
 (`kvattn.eviction.snap`).  Cached per token: nothing.  Cost: none.
-Source: Cai et al. 2024 (arXiv 2406.02069) §4; the step (m - 1) and the limit S - window are those of the authors' code.
+Source: Cai et al. 2024 (arXiv 2406.02069), as the authors' code has it (``PyramidKVCluster``).
 
 Where libraries differ: the authors' code rounds ``least`` and the step down, so the sum falls short.  kvpress
 rounds each layer to nearest, leaves the window's keys inside ``window + S · (1 - ratio)`` but not in the

@@ -8,10 +8,10 @@ was projected to its new place.  Queries behind n kept keys then stand at n, n +
 Shapes: ``keys [B, Hkv, S, D]`` and ``keep [B, Hkv, S]``, as many in each head, to ``[B, Hkv, n, D]``.
 Cached per token: a key, moved.  Cost: that of one rotation, whenever something was evicted.
 Exactness: equal to keys turned there at first within the roundings of one more rotation (bound).
-Source: Xiao et al. 2023 (arXiv 2309.17453) §3.2 for positions inside the cache; Corallo & Papotti 2024,
-Finch (TACL 12) §3 for turning cached keys.
+Source: Xiao et al. 2023 (arXiv 2309.17453) §3.2 for positions inside the cache; turning cached keys is that of
+Finch and of transformers' removed SinkCache, as read in kvpress.
 
-Where libraries differ: kvpress does this in KeyRerotationPress, the removed SinkCache of transformers did.
+Where libraries differ: kvpress does this in KeyRerotationPress, with angles in float32.
 A rotation whose frequencies change with length (dynamic NTK, LongRoPE) cannot be moved so.
 """
 

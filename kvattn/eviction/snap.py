@@ -7,9 +7,9 @@ The window of w keys is always kept and takes part in the softmax, not in the po
 Shapes: probabilities ``[B, Hq, T >= w, S]`` to scores ``[B, Hkv, S]``.  Needs: the last w rows of
 `kvattn.eviction.probabilities`.
 Cached per token: nothing of its own.  Cost: w·S numbers per query head, and the pool.
-Source: Li et al. 2024 (arXiv 2404.14469) §4; pooling: §4.2 there, as the authors' code has it.
+Source: Li et al. 2024 (arXiv 2404.14469), as read in the ``SnapKVCluster`` of the KVCache-Factory and Ada-KV authors.
 
-Where libraries differ: the authors sum over the window, which orders keys as the mean does; their
+Where libraries differ: those sum over the window, which orders keys as the mean does; their
 pool is the mean or the maximum, by configuration.  They choose for each query head; the mean over the
 group is kvpress's.  A mean pool divides by its full width at both ends, as ``torch.nn.functional.avg_pool1d`` does.
 """

@@ -11,7 +11,7 @@ back is exact.
 Shapes: ``kept`` and ``totals [B, Hkv, S]`` over all slots that ever were.
 Cached per token: a flag and a number per key/value head, beside the key and the value.
 Cost: per step the attention to the kept keys, and its probabilities once more.
-Source: the loop of Zhang et al. 2023 (arXiv 2306.14048) alg. 1 and of Oren et al. 2024 (2401.06104) §4.
+Source: the loops of Zhang et al. 2023 (arXiv 2306.14048) and of Oren et al. 2024 (2401.06104).
 """
 
 from dataclasses import replace

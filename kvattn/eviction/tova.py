@@ -6,7 +6,7 @@ Shapes: probabilities ``[B, Hq, T, S]`` to scores ``[B, Hkv, S]``.  Needs: the l
 `kvattn.eviction.probabilities`.
 Cached per token: nothing of its own; what was evicted at the last step is not asked about again.
 Cost: S numbers per query head and step.
-Source: Oren et al. 2024 (arXiv 2401.06104) §4; one eviction per layer, over the mean of its heads: §4 there.
+Source: Oren et al. 2024 (arXiv 2401.06104), as read in kvpress.
 
 Where libraries differ: kvpress always keeps the last token (``protect(scores, last=1)``); in the paper it
 may go like any other.

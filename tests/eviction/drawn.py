@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 import numpy as np
 
-from kvattn.eviction import Standing, untouched
+from kvattn.eviction import Kept, Standing, untouched
 from kvattn.execution import Question
 from kvattn.masks import Causal
 from kvattn.typing import Array, Visible
@@ -40,6 +40,13 @@ def prompts(draw: st.DrawFn) -> Question:
 def kept_sets(seed: int, shape: tuple[int, ...], share: float = 0.5) -> Visible:
     """Random kept sets, ``[B, Hkv, S]``; none at share 0, all at 1."""
     return np.random.default_rng(seed).random(shape) < share
+
+
+def masked(question: Question, keep: Any) -> Question:
+    """The oracle: all rows, and a mask that hides what was evicted."""
+    group = question.q.shape[1] // question.k.shape[1]
+    mask = Kept(keep, group, question.k_positions[0])
+    return replace(question, mask=mask if question.mask is None else mask & question.mask)
 
 
 def alone(question: Question, b: int) -> Question:

@@ -25,7 +25,6 @@ def one_hot(question: Question) -> Question:
 
 
 @pytest.mark.by_hand("eviction/observed")
-@pytest.mark.no_peer("eviction/observed", "the peers of the policies get the same probabilities as an argument")
 @given(questions())
 def test_it_equals_the_softmax_by_hand(question: Question) -> None:
     found = probabilities(question)

@@ -22,7 +22,6 @@ SCORES = arrays(
 
 
 @pytest.mark.by_hand("eviction/selection")
-@pytest.mark.no_peer("eviction/selection", "torch.topk leaves the order of ties open")
 @given(SCORES, st.integers(0, 11))
 def test_it_keeps_the_best_and_of_equals_the_lowest(scores: Array, budget: int) -> None:
     wanted = [[best(head, budget) for head in sequence] for sequence in scores.tolist()]

@@ -40,7 +40,6 @@ def same(one: Decoded, other: Decoded) -> bool:
 
 
 @pytest.mark.by_hand("eviction/standing")
-@pytest.mark.no_peer("eviction/standing", "the loop of its two policies, which have peers")
 @pytest.mark.law("eviction/standing", "the answer is masked attention with the sets that were kept", "bits")
 @given(prompts(), POLICIES)
 def test_the_answer_is_masked_attention(question: Question, policy: Stepwise) -> None:

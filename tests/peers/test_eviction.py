@@ -22,6 +22,7 @@ from kvattn.eviction import (
     MeanPool,
     Tova,
     adaptive_budgets,
+    attend_kept,
     averaged,
     decode,
     expected,
@@ -259,8 +260,9 @@ def test_rerotation(press: Any, seed: int) -> None:
 
 
 def torch_loop(question: Any, budget: int, decide: Callable[..., Any]) -> Any:
-    """Token by token with concatenated rows that are really thrown away; the slots that are left, ``[B][Hkv]``."""
-    q, k = tensor(question.q), tensor(question.k)
+    """Token by token with rows that are really thrown away: the slots that are left, and what was mixed."""
+    q, k, v = (tensor(rows) for rows in (question.q, question.k, question.v))
+    mixed = []
     batch, kv_heads, length, width = k.shape
     group = q.shape[1] // kv_heads
     slots = torch.zeros(batch, kv_heads, 0, dtype=torch.long)
@@ -270,14 +272,17 @@ def torch_loop(question: Any, budget: int, decide: Callable[..., Any]) -> Any:
         held = k.gather(2, slots[..., None].expand(-1, -1, -1, width))
         asked = q[:, :, i].reshape(batch, kv_heads, group, width)
         row = torch.softmax(torch.einsum("bhgd,bhsd->bhgs", asked, held) / width**0.5, dim=-1)
+        values = v.gather(2, slots[..., None].expand(-1, -1, -1, v.shape[3]))
+        mixed.append(torch.einsum("bhgs,bhsd->bhgd", row, values).flatten(1, 2))
         totals = functional.pad(totals, (0, 1)) + row.sum(2)
         if slots.shape[2] > budget:
             stays = decide(row, totals).sort(dim=2).values
             slots, totals = slots.gather(2, stays), totals.gather(2, stays)
-    return slots.numpy()
+    return slots.numpy(), torch.stack(mixed, dim=2).numpy()
 
 
-@pytest.mark.peer("eviction/heavy_hitters", "torch: a loop with topk and gather", "the same slots")
+@pytest.mark.peer("eviction/heavy_hitters", "torch: a loop with topk and gather", "the same slots; 1e-12, float64")
+@pytest.mark.peer("eviction/standing", "torch: rows that are thrown away", "1e-12, float64")
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("heavy", "recent"), [(2, 2), (3, 1), (1, 4)])
 def test_the_greedy_loop(seed: int, heavy: int, recent: int) -> None:
@@ -288,11 +293,13 @@ def test_the_greedy_loop(seed: int, heavy: int, recent: int) -> None:
         old = totals[:, :, : size - recent].topk(heavy, dim=2).indices
         return torch.cat([old, torch.arange(size - recent, size).expand(*old.shape[:2], -1)], dim=2)
 
-    found = decode(HeavyHitters(heavy, recent), fresh(question), question).standing.kept
-    assert np.array_equal(kept_slots(found), torch_loop(question, heavy + recent, decide))
+    found = decode(HeavyHitters(heavy, recent), fresh(question), question)
+    slots, mixed = torch_loop(question, heavy + recent, decide)
+    assert np.array_equal(kept_slots(found.standing.kept), slots)
+    assert np.allclose(found.answer.out, mixed, rtol=0, atol=CLOSE)
 
 
-@pytest.mark.peer("eviction/tova", "torch: a loop with topk and gather", "the same slots")
+@pytest.mark.peer("eviction/tova", "torch: a loop with topk and gather", "the same slots; 1e-12, float64")
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("budget", [1, 3, 6])
 def test_the_loop_of_the_last_query(seed: int, budget: int) -> None:
@@ -302,5 +309,34 @@ def test_the_loop_of_the_last_query(seed: int, budget: int) -> None:
         means = row.mean(dim=(1, 2), keepdim=True)[:, :, 0]
         return means.topk(budget, dim=2).indices.expand(-1, row.shape[1], -1)
 
-    found = decode(Tova(budget), fresh(question), question).standing.kept
-    assert np.array_equal(kept_slots(found), torch_loop(question, budget, decide))
+    found = decode(Tova(budget), fresh(question), question)
+    slots, mixed = torch_loop(question, budget, decide)
+    assert np.array_equal(kept_slots(found.standing.kept), slots)
+    assert np.allclose(found.answer.out, mixed, rtol=0, atol=CLOSE)
+
+
+@pytest.mark.peer("eviction/observed", "torch: softmax of masked products", "1e-12, float64")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_softmax(seed: int) -> None:
+    question = prompt(seed, length=11)
+    products = tensor(question.q) @ tensor(question.k).repeat_interleave(3, dim=1).mT / 5**0.5
+    wanted = products.masked_fill(~torch.ones(11, 11, dtype=torch.bool).tril(), -torch.inf).softmax(dim=-1)
+    assert np.allclose(probabilities(question), wanted.numpy(), rtol=0, atol=CLOSE)
+
+
+@pytest.mark.peer("eviction/selection", "torch.topk, of scores that differ", "the same set")
+@pytest.mark.parametrize("budget", [0, 1, 6, 11])
+def test_selection(budget: int) -> None:
+    scores = np.random.default_rng(budget).normal(size=(2, 3, 11))
+    assert np.array_equal(top(scores, budget), chosen(tensor(scores), budget))
+
+
+@pytest.mark.peer("eviction/gathered", "torch scaled_dot_product_attention of gathered rows", "1e-12, float64")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gathered_rows(seed: int) -> None:
+    question = prompt(seed, length=11).part(slice(10, 11))
+    keep = top(np.random.default_rng(seed).random((2, 2, 11)), 4)
+    slots = tensor(kept_slots(keep))[..., None]
+    k, v = (tensor(x).gather(2, slots.expand(-1, -1, -1, x.shape[3])) for x in (question.k, question.v))
+    wanted = functional.scaled_dot_product_attention(tensor(question.q), k, v, enable_gqa=True)
+    assert np.allclose(attend_kept(question, keep).out, wanted.numpy(), rtol=0, atol=CLOSE)
