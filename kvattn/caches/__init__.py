@@ -6,6 +6,7 @@
 Paged(Latent, page=16, lengths=(3,))
 """
 
+from kvattn.caches.accounting import padded_bytes, shared_bytes
 from kvattn.caches.block_tables import export_block_table, import_block_table
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
 from kvattn.caches.layered import Layered
@@ -40,6 +41,8 @@ __all__ = [
     "BLOCK",
     "blocks_of",
     "live_bytes",
+    "shared_bytes",
+    "padded_bytes",
     "Origin",
     "PrefixTrie",
     "PrefixBlocks",
