@@ -193,21 +193,31 @@ def alter(
     return table.take(first).extend(fresh), written
 
 
-def raw_blocks(schema: Schema[R], size: int, table: Table, length: int) -> tuple[RawBlock, ...]:
+def raw_blocks(schema: Schema[R], size: int, table: Table, length: int, since: int = 0) -> tuple[RawBlock, ...]:
     """The blocks of 256 slots that hold anything; with ``size`` 256 a full one is the page itself.
 
+    Parameters
+    ----------
+    since
+        The first slot that counts; the table begins with the page of this slot.
+
+    Examples
+    --------
     >>> from kvattn.caches.rows import latent
     >>> table, _ = extend(latent(1), 200, Vector(), 0, [np.ones((1, 300, 1))])
     >>> [(block.start, block.key_count) for block in raw_blocks(latent(1), 200, table, 300)]
     [(0, 256), (256, 44)]
+    >>> [(block.start, block.key_count) for block in raw_blocks(latent(1), 200, table, 300, since=9)]
+    [(0, 247), (256, 44)]
     """
     found, pages = [], list(table)
-    for start in range(0, length, BLOCK):
-        if size == BLOCK and start + BLOCK <= length:
-            page = pages[start // BLOCK]
+    first = since // size
+    for start in range(since // BLOCK * BLOCK, length, BLOCK):
+        if size == BLOCK and since <= start and start + BLOCK <= length:
+            page = pages[start // BLOCK - first]
             block = None if page is None else _whole_page(schema, page, start)
         else:
-            block = _gathered(schema, size, pages, start, min(start + BLOCK, length))
+            block = _gathered(schema, size, pages, first, max(start, since), min(start + BLOCK, length))
         if block is not None:
             found.append(block)
     return tuple(found)
@@ -226,16 +236,20 @@ def _positions(page: Page) -> Positions:
     return cast(Positions, page.arrays[-1][0, :, 0])
 
 
-def _gathered(schema: Schema[Any], size: int, pages: Sequence[Page | None], start: int, stop: int) -> RawBlock | None:
+def _gathered(
+    schema: Schema[Any], size: int, pages: Sequence[Page | None], first: int, start: int, stop: int
+) -> RawBlock | None:
+    """Slots ``start .. stop - 1`` in the block that they lie in; ``pages`` begin with page number ``first``."""
+    origin = start // BLOCK * BLOCK
     held = np.zeros(BLOCK, np.bool_)
     arrays = tuple(np.zeros(f.layout(BLOCK), f.dtype) for f in schema.fields)
-    positions = np.arange(start, start + BLOCK)
+    positions = np.arange(origin, origin + BLOCK)
     for index in range(start // size, -(-stop // size)):
-        page, base = pages[index], index * size
+        page, base = pages[index - first], index * size
         if page is None:
             continue
         low, high = max(start, base), min(stop, base + size)
-        there, here = slice(low - start, high - start), slice(low - base, high - base)
+        there, here = slice(low - origin, high - origin), slice(low - base, high - base)
         held[there] = True
         if schema.placed:
             positions[there] = _positions(page)[here]
@@ -247,4 +261,4 @@ def _gathered(schema: Schema[Any], size: int, pages: Sequence[Page | None], star
     positions[~held] = positions[held][0]
     for array in (*arrays, positions, held):
         array.flags.writeable = False
-    return RawBlock(start, arrays, positions, None if held.all() else held)
+    return RawBlock(origin, arrays, positions, None if held.all() else held)
