@@ -9,12 +9,14 @@ Paged(Latent, page=16, lengths=(3,))
 from kvattn.caches.accounting import padded_bytes, shared_bytes
 from kvattn.caches.block_tables import export_block_table, import_block_table
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
+from kvattn.caches.chunked_local import ChunkedLocal
 from kvattn.caches.layered import Layered
 from kvattn.caches.paged import Paged, live_bytes
 from kvattn.caches.pool import BlockPool, Handle
 from kvattn.caches.prefix_hash import PrefixBlocks
 from kvattn.caches.prefix_keys import Origin
 from kvattn.caches.prefix_trie import PrefixTrie
+from kvattn.caches.ring import Ring
 from kvattn.caches.rows import Field, KeyValue, Latent, Schema, key_value, latent, left_aligned, placed
 from kvattn.caches.saved import restore_npz, restore_safetensors, save_npz, save_safetensors
 from kvattn.caches.sink_window import SinkWindow
@@ -25,6 +27,8 @@ __all__ = [
     "Paged",
     "Static",
     "SinkWindow",
+    "Ring",
+    "ChunkedLocal",
     "Snapshots",
     "Layered",
     "BlockPool",
