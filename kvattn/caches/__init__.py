@@ -10,6 +10,7 @@ from kvattn.caches.accounting import padded_bytes, shared_bytes
 from kvattn.caches.block_tables import export_block_table, import_block_table
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
 from kvattn.caches.chunked_local import ChunkedLocal
+from kvattn.caches.contiguous import Contiguous
 from kvattn.caches.layered import Layered
 from kvattn.caches.paged import Paged, live_bytes
 from kvattn.caches.pool import BlockPool, Handle
@@ -25,6 +26,7 @@ from kvattn.caches.static import Static
 
 __all__ = [
     "Paged",
+    "Contiguous",
     "Static",
     "SinkWindow",
     "Ring",
