@@ -12,7 +12,7 @@ from kvattn.counting import Tally
 from kvattn.masks import BlockDiffusion, BlockWise, Causal, Prefix, QueriesAt, Window
 from kvattn.testing.laws import LAWS, Case, LawError
 from kvattn.typing import Array, Attended, Mask
-from kvattn.variants.dense import grouped as grouped_module
+from kvattn.variants.dense import around
 from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.dense.projections import Projections
 from kvattn.variants.sparse import longformer as longformer_module
@@ -57,7 +57,7 @@ def test_a_layer_that_may_be_cut_anywhere_is_rejected(
 ) -> None:
     layer = Grouped(weights(), mask, page=3)
     assert rejected_by(layer, legal) == set()
-    with mock.patch.object(grouped_module, "check_cut", return_value=None):
+    with mock.patch.object(around, "check_cut", return_value=None):
         assert "decode_is_recompute" in rejected_by(layer, illegal)
 
 

@@ -34,7 +34,8 @@ def test_cases_shrink_to_the_smallest_that_fail() -> None:
     assert found.x.shape == (1, 3, 1)
     assert found.cuts == (0,)
     assert found.variant.page == 256
-    assert found.variant.softcap is found.variant.sinks is found.variant.rotation is None
+    assert found.variant.softcap is found.variant.sinks is None
+    assert found.variant.query_key == ()
 
 
 def test_what_never_fails_is_not_found() -> None:
