@@ -2,7 +2,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
@@ -72,6 +72,7 @@ def example(form: Callable[..., Any], dtype: Any = np.float64, **features: Any) 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("law", list(LAWS))
 def test_every_law_holds(law: str, form: Any, arithmetic: str) -> None:
+    @settings(max_examples=settings.default.max_examples // (3 if arithmetic == "ordered" else 1))
     @given(st.data())
     def holds(data: Any) -> None:
         LAWS[law](CASES[form](Drawn(data.draw)))
