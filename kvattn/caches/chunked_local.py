@@ -29,7 +29,7 @@ from kvattn.arguments import integer
 from kvattn.caches._tail import Tail
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.paged import live_bytes, per_sequence
-from kvattn.caches.rows import R, Schema
+from kvattn.caches.rows import R, Schema, coming, read_places
 from kvattn.caches.tables import RawBlock
 from kvattn.errors import ArgumentError, RollbackError
 from kvattn.typing import Positions
@@ -138,12 +138,38 @@ slots 0 .. 3 have been forgotten
         """
         return len(self.lengths)
 
-    def append(self, rows: R | Sequence[Any]) -> "ChunkedLocal[R]":
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The position behind each sequence's last token, which is its length: slots are positions here.
+
+        >>> from kvattn.caches.rows import latent
+        >>> ChunkedLocal.start(latent(2), size=2).ends
+        (0,)
+        """
+        return self.lengths
+
+    def coming(self, new: int) -> Positions:
+        """The positions that the next ``new`` tokens of each sequence will have, ``[B, new]``.
+
+        >>> from kvattn.caches.rows import latent
+        >>> ChunkedLocal.start(latent(2), size=2).coming(2)
+        array([[0, 1]])
+        """
+        return coming(self.lengths, new)
+
+    def append(self, rows: R | Sequence[Any], positions: Positions | None = None) -> "ChunkedLocal[R]":
         """Forget the chunks that no query from here on can see, then add T >= 0 tokens to every sequence.
+
+        Parameters
+        ----------
+        rows
+            ``[B, heads, T, width]`` per field.
+        positions
+            ``[B, T]``, those of `coming`; a layer says them, and they are checked.
 
         Raises
         ------
-        ShapeError, DtypeError
+        ShapeError, DtypeError, PositionError
             As `kvattn.caches.paged.Paged.append`.
 
         Examples
@@ -153,7 +179,9 @@ slots 0 .. 3 have been forgotten
         >>> cache.append([np.zeros((1, 1, 3, 2))]).remembered(0)  # tokens 6 and 7 see 4 and 5, token 8 sees itself
         array([4, 5, 6, 7, 8])
         """
-        if not self.schema.check(rows, self.batch)[1]:
+        _, new = self.schema.check(rows, self.batch)
+        read_places(positions, self.ends, (new,) * self.batch, new, False)
+        if not new:
             return self
         starts = [
             max(start, max(0, n - self.rollback) // self.size * self.size)

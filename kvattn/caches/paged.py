@@ -31,7 +31,7 @@ import numpy as np
 from kvattn.arguments import integer, integers, shown
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.pages import Page
-from kvattn.caches.rows import R, Schema, read_counts
+from kvattn.caches.rows import R, Schema, coming, read_counts, read_places
 from kvattn.caches.tables import RawBlock, Table, alter, extend, gather, pick, raw_blocks
 from kvattn.caches.vectors import Vector
 from kvattn.counting import Tally, charge, is_counting
@@ -199,7 +199,7 @@ class Paged(Generic[R]):
         array([[3, 4],
                [1, 2]])
         """
-        return np.array(self.ends, np.int64)[:, None] + np.arange(integer("new", new, 0))
+        return coming(self.ends, new)
 
     def append(
         self,
@@ -243,7 +243,7 @@ class Paged(Generic[R]):
         """
         arrays, new = self.schema.check(rows, self.batch)
         real = (new,) * self.batch if counts is None else read_counts(counts, self.batch, new)
-        places = self._places(positions, new, real)
+        places = read_places(positions, self.ends, real, new, self.schema.placed)
         if not any(real):
             return self
         if self.schema.placed:
@@ -261,30 +261,6 @@ class Paged(Generic[R]):
         if self.schema.placed:
             ends = tuple(int(at[n - 1]) + 1 if n else end for at, n, end in zip(places, real, self.ends, strict=True))
         return replace(self, lengths=lengths, ends=ends, _tables=tuple(table for table, _ in extended))
-
-    def _places(self, positions: object, new: int, real: Sequence[int]) -> Positions:
-        """Positions of new tokens, ``[B, T]``, read and checked."""
-        coming = self.coming(new)
-        if positions is None:
-            return coming
-        given = np.asarray(positions)
-        if given.shape != coming.shape:
-            raise ShapeError(f"positions must have shape [B={self.batch}, T={new}], got {given.shape}")
-        if given.dtype.kind not in "iu":
-            raise DtypeError(f"positions must be integers, got {given.dtype}")
-        wrong = (given < 0) if self.schema.placed else given != coming
-        if wrong.any():
-            for b, n in enumerate(real):
-                if wrong[b, :n].any():
-                    came = int(given[b, wrong[b, :n].argmax()])
-                    first = self.ends[b]
-                    wanted = (
-                        "at least 0"
-                        if self.schema.placed
-                        else f"{first} .. {first + n - 1}, the slots, since the schema is not placed"
-                    )
-                    raise PositionError(f"positions of sequence {b} must be {wanted}, got {came}")
-        return given.astype(np.int64)
 
     def truncate(self, length: int | Sequence[int]) -> "Paged[R]":
         """Forget everything from slot ``length`` on; one number, or one for each sequence.

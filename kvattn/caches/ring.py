@@ -32,7 +32,7 @@ from kvattn.arguments import integer
 from kvattn.caches._tail import Tail
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.paged import live_bytes, per_sequence
-from kvattn.caches.rows import R, Schema
+from kvattn.caches.rows import R, Schema, coming, read_places
 from kvattn.caches.tables import RawBlock
 from kvattn.errors import ArgumentError, RollbackError
 from kvattn.typing import Positions
@@ -152,12 +152,38 @@ class Ring(Generic[R]):
         """
         return tuple(start + self.window - 1 if start and self.window > 1 else 0 for start in self._tail.starts)
 
-    def append(self, rows: R | Sequence[Any]) -> "Ring[R]":
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The position behind each sequence's last token, which is its length: slots are positions here.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Ring.start(latent(2), window=2).ends
+        (0,)
+        """
+        return self.lengths
+
+    def coming(self, new: int) -> Positions:
+        """The positions that the next ``new`` tokens of each sequence will have, ``[B, new]``.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Ring.start(latent(2), window=2).coming(2)
+        array([[0, 1]])
+        """
+        return coming(self.lengths, new)
+
+    def append(self, rows: R | Sequence[Any], positions: Positions | None = None) -> "Ring[R]":
         """Forget what no query from here on can see, then add T >= 0 tokens to every sequence.
+
+        Parameters
+        ----------
+        rows
+            ``[B, heads, T, width]`` per field.
+        positions
+            ``[B, T]``, those of `coming`; a layer says them, and they are checked.
 
         Raises
         ------
-        ShapeError, DtypeError
+        ShapeError, DtypeError, PositionError
             As `kvattn.caches.paged.Paged.append`.
 
         Examples
@@ -167,7 +193,9 @@ class Ring(Generic[R]):
         >>> cache.append([np.zeros((1, 1, 2, 2))]).remembered(0)  # token 5 sees tokens 4 and 5
         array([4, 5, 6])
         """
-        if not self.schema.check(rows, self.batch)[1]:
+        _, new = self.schema.check(rows, self.batch)
+        read_places(positions, self.ends, (new,) * self.batch, new, False)
+        if not new:
             return self
         keep = self.window - 1 + self.rollback
         starts = [max(start, n - keep) for start, n in zip(self._tail.starts, self.lengths, strict=True)]

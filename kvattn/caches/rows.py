@@ -19,8 +19,8 @@ from numpy.typing import DTypeLike
 
 from kvattn.arguments import integer, shown
 from kvattn.counting import Tally
-from kvattn.errors import ArgumentError, DtypeError, ShapeError
-from kvattn.typing import Array
+from kvattn.errors import ArgumentError, DtypeError, PositionError, ShapeError
+from kvattn.typing import Array, Positions
 
 R = TypeVar("R", bound=tuple[Any, ...])
 
@@ -308,3 +308,56 @@ def read_counts(counts: object, batch: int, new: int) -> tuple[int, ...]:
     if len(values) != batch:
         raise ArgumentError(f"counts must be one for each of {batch} sequences, got {shown(counts)}")
     return tuple(integer(f"counts[{b}]", value, 0, new) for b, value in enumerate(values))
+
+
+def coming(ends: Sequence[int], new: int) -> Positions:
+    """Positions of the next ``new`` tokens behind each sequence's end, ``[B, new]``.
+
+    >>> coming((3, 0), 2)
+    array([[3, 4],
+           [0, 1]])
+    """
+    return np.array(ends, np.int64)[:, None] + np.arange(integer("new", new, 0))
+
+
+def read_places(positions: object, ends: Sequence[int], counts: Sequence[int], new: int, free: bool) -> Positions:
+    """Positions of T new tokens, ``[B, T]``: those that come next where None is given.
+
+    Parameters
+    ----------
+    ends, counts
+        For each sequence the position behind its last token, and how many of the T tokens are real.
+    new
+        T.
+    free
+        Whether they may differ from those that come next.
+
+    Raises
+    ------
+    ShapeError, DtypeError
+        Other than ``[B, T]`` integers.
+    PositionError
+        A position below 0, or one that is not next where that must be.
+
+    Examples
+    --------
+    >>> read_places(None, (3,), (2,), 2, free=False), read_places([[7, 9]], (3,), (2,), 2, free=True)
+    (array([[3, 4]]), array([[7, 9]]))
+    """
+    following = coming(ends, new)
+    if positions is None:
+        return following
+    given = np.asarray(positions)
+    if given.shape != following.shape:
+        raise ShapeError(f"positions must have shape [B={len(ends)}, T={new}], got {given.shape}")
+    if given.dtype.kind not in "iu":
+        raise DtypeError(f"positions must be integers, got {given.dtype}")
+    wrong = (given < 0) if free else given != following
+    if wrong.any():
+        for b, (first, n) in enumerate(zip(ends, counts, strict=True)):
+            if wrong[b, :n].any():
+                came = int(given[b, wrong[b, :n].argmax()])
+                slots = f"{first} .. {first + n - 1}, the slots, since the schema is not placed"
+                wanted = "at least 0" if free else slots
+                raise PositionError(f"positions of sequence {b} must be {wanted}, got {came}")
+    return given.astype(np.int64)

@@ -20,7 +20,7 @@ import numpy as np
 from kvattn.arguments import integer
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.paged import Paged, per_sequence
-from kvattn.caches.rows import R, Schema
+from kvattn.caches.rows import R, Schema, coming, read_places
 from kvattn.errors import RollbackError
 from kvattn.typing import Positions
 
@@ -132,12 +132,38 @@ class SinkWindow(Generic[R]):
         """
         return tuple(f + self.window - 1 if f > self.sinks else 0 for f in self.forgotten)
 
-    def append(self, rows: R | Sequence[Any]) -> "SinkWindow[R]":
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The position behind each sequence's last token, which is its length: slots are positions here.
+
+        >>> from kvattn.caches.rows import latent
+        >>> SinkWindow.start(latent(2), sinks=0, window=2).ends
+        (0,)
+        """
+        return self.lengths
+
+    def coming(self, new: int) -> Positions:
+        """The positions that the next ``new`` tokens of each sequence will have, ``[B, new]``.
+
+        >>> from kvattn.caches.rows import latent
+        >>> SinkWindow.start(latent(2), sinks=0, window=2).coming(2)
+        array([[0, 1]])
+        """
+        return coming(self.lengths, new)
+
+    def append(self, rows: R | Sequence[Any], positions: Positions | None = None) -> "SinkWindow[R]":
         """Forget what no query from here on can see, then add T >= 0 tokens to every sequence.
+
+        Parameters
+        ----------
+        rows
+            ``[B, heads, T, width]`` per field.
+        positions
+            ``[B, T]``, those of `coming`; a layer says them, and they are checked.
 
         Raises
         ------
-        ShapeError, DtypeError
+        ShapeError, DtypeError, PositionError
             As `Paged.append`.
 
         Examples
@@ -148,6 +174,7 @@ class SinkWindow(Generic[R]):
         array([4, 5, 6])
         """
         _, new = self.memory.schema.check(rows, self.batch)
+        read_places(positions, self.ends, (new,) * self.batch, new, False)
         if not new:
             return self
         keep = self.window - 1 + self.rollback

@@ -102,8 +102,12 @@ class Resurrecting:
     def __init__(self, held: Paged[KeyValue], length: int) -> None:
         self.held, self.length = held, length
         self.batch, self.lengths = held.batch, (length,) * held.batch
+        self.ends = self.lengths
 
-    def append(self, rows: KeyValue) -> "Resurrecting":
+    def coming(self, new: int) -> Any:
+        return np.array(self.ends)[:, None] + np.arange(new)
+
+    def append(self, rows: KeyValue, positions: Any = None) -> "Resurrecting":
         return Resurrecting(self.held.append(rows), self.length + rows.k.shape[2])
 
     def blocks(self, b: int) -> Any:
@@ -122,7 +126,7 @@ class Shared:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.held, name)
 
-    def append(self, rows: KeyValue) -> "Shared":
+    def append(self, rows: KeyValue, positions: Any = None) -> "Shared":
         self.held = self.held.append(rows)
         return self
 
@@ -139,7 +143,7 @@ class HalfSelected:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.held, name)
 
-    def append(self, rows: KeyValue) -> "HalfSelected":
+    def append(self, rows: KeyValue, positions: Any = None) -> "HalfSelected":
         return HalfSelected(self.held.append(rows))
 
     def select(self, order: list[int]) -> "HalfSelected":
@@ -304,7 +308,7 @@ class Copying:
         charge(Tally(kv_copied=8))
         return self
 
-    def append(self, rows: KeyValue) -> "Copying":
+    def append(self, rows: KeyValue, positions: Any = None) -> "Copying":
         return Copying(self.held.append(rows))
 
 
@@ -314,7 +318,7 @@ class CopyingAll(Copying):
     def branch(self) -> "Copying":
         return self
 
-    def append(self, rows: KeyValue) -> "Copying":
+    def append(self, rows: KeyValue, positions: Any = None) -> "Copying":
         charge(Tally(kv_copied=self.held.nbytes))
         return CopyingAll(self.held.append(rows))
 
