@@ -72,7 +72,7 @@ def example(form: Callable[..., Any], dtype: Any = np.float64, **features: Any) 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("law", list(LAWS))
 def test_every_law_holds(law: str, form: Any, arithmetic: str) -> None:
-    @settings(max_examples=settings.default.max_examples // (3 if arithmetic == "ordered" else 1))
+    @settings(max_examples=settings().max_examples // (3 if arithmetic == "ordered" else 1))
     @given(st.data())
     def holds(data: Any) -> None:
         LAWS[law](CASES[form](Drawn(data.draw)))

@@ -320,5 +320,5 @@ def test_lengths_travel_with_beams_and_a_mask_by_sequence_does_not() -> None:
 
 @pytest.mark.parametrize("lengths", [(6,), (6, 7), (6, -1), (6, 1.5)])
 def test_lengths_that_do_not_fit_are_named(lengths: Any) -> None:
-    with pytest.raises(ArgumentError, match="memory_lengths.* must be"):
+    with pytest.raises(ArgumentError, match=r"memory_lengths.* must be"):
         layer(memory_lengths=lengths)

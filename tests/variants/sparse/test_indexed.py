@@ -82,7 +82,7 @@ def apart(a: Any, b: Any) -> Any:
 @pytest.mark.parametrize("arithmetic", ["blas", "ordered"])
 @pytest.mark.parametrize("law", list(LAWS))
 def test_every_law_holds(law: str, arithmetic: str) -> None:
-    @settings(max_examples=settings.default.max_examples // (3 if arithmetic == "ordered" else 1))
+    @settings(max_examples=settings().max_examples // (3 if arithmetic == "ordered" else 1))
     @given(st.data())
     def holds(data: Any) -> None:
         LAWS[law](indexed(Drawn(data.draw)))
