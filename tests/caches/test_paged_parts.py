@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis.stateful import rule, run_state_machine_as_test
 import numpy as np
 import pytest
 
@@ -11,6 +12,8 @@ from kvattn.caches.paged import PagedParts
 from kvattn.caches.rows import placed
 from kvattn.counting import Tally, counting
 from kvattn.errors import ArgumentError, DtypeError, PositionError, ShapeError
+from kvattn.testing.machines import PagedMachine
+from kvattn.testing.machines.tokens import Known
 from tests.caches.kept import goes_on, paged, readable, same
 
 SCHEMA = latent(1)
@@ -93,3 +96,16 @@ def test_positions_below_0_are_refused() -> None:
     assert isinstance(broken, PagedParts)
     with pytest.raises(PositionError, match=r"positions of rows\[0\] must be at least 0, got -1"):
         Paged.of_parts(placed(SCHEMA), broken)
+
+
+class RestoringMachine(PagedMachine):
+    """The machine of paged caches, in which any value may go through its parts before it goes on."""
+
+    @rule(target=PagedMachine.values, known=PagedMachine.values)
+    def restore(self, known: Known) -> Known:
+        again = Paged.of_parts(known.cache.schema, known.cache.parts())
+        return self.check(known._replace(cache=again))
+
+
+def test_the_machine_does_not_tell_a_cache_from_its_parts() -> None:
+    run_state_machine_as_test(RestoringMachine, settings=settings(max_examples=25, stateful_step_count=15))
