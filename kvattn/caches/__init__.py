@@ -23,11 +23,14 @@ from kvattn.caches.saved import restore_npz, restore_safetensors, save_npz, save
 from kvattn.caches.sink_window import SinkWindow
 from kvattn.caches.snapshots import Snapshots
 from kvattn.caches.static import Static
+from kvattn.caches.summaries import Summaries, Summary
 
 __all__ = [
     "Paged",
     "Contiguous",
     "Static",
+    "Summaries",
+    "Summary",
     "SinkWindow",
     "Ring",
     "ChunkedLocal",
