@@ -13,7 +13,7 @@ import pytest
 
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import KeyValue
-from kvattn.core import streaming
+from kvattn.core import meeting, streaming
 from kvattn.counting import Tally, charge
 from kvattn.testing.choices import Recorded
 from kvattn.testing.laws import LAWS, Case, LawError
@@ -356,7 +356,7 @@ def test_every_law_has_a_mutant() -> None:
 
 def test_a_masked_nan_that_reaches_the_output_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """0 · NaN: the kernel without its careful way."""
-    product = streaming.mix
+    product = meeting.mix
     monkeypatch.setattr(streaming, "mix", lambda w, v, keep, careful, out: product(w, v, keep, False, out))
 
     assert rejects("the_future_is_invisible", {})
