@@ -38,7 +38,7 @@ TestChunked = pytest.mark.law("caches/chunked_local", "holds what a list that fo
 class ForgetsAtOnce(ChunkedLocal[Any]):
     """The chunk is dropped as its last token comes, before anybody has read it."""
 
-    def append(self, rows: Any) -> ChunkedLocal[Any]:
+    def append(self, rows: Any, positions: Any = None) -> ChunkedLocal[Any]:
         grown = super().append(rows)
         return grown.truncate([0] * grown.batch) if grown.lengths[0] < 0 else _begun(grown, self.size)
 
@@ -56,7 +56,7 @@ def _begun(cache: ChunkedLocal[Any], size: int) -> ChunkedLocal[Any]:
 class BorderOneLate(ChunkedLocal[Any]):
     """The last token of a chunk is thought to be the first of the next."""
 
-    def append(self, rows: Any) -> ChunkedLocal[Any]:
+    def append(self, rows: Any, positions: Any = None) -> ChunkedLocal[Any]:
         starts = [
             max(start, min((n + 1) // self.size * self.size, n))
             for start, n in zip(self._tail.starts, self.lengths, strict=True)
@@ -68,7 +68,7 @@ class BorderOneLate(ChunkedLocal[Any]):
 class NeverBeginsAnew(ChunkedLocal[Any]):
     """Everything stays."""
 
-    def append(self, rows: Any) -> ChunkedLocal[Any]:
+    def append(self, rows: Any, positions: Any = None) -> ChunkedLocal[Any]:
         new = self.schema.check(rows, self.batch)[1]
         return replace(self, _tail=self._tail.append(rows, self._tail.starts)) if new else self
 

@@ -42,7 +42,7 @@ TestRing = pytest.mark.law("caches/ring", "holds what a list that forgets nothin
 class KeepsAWindowInAll(Ring[Any]):
     """Forget after the append: W rows in all, whatever the first of many tokens sees."""
 
-    def append(self, rows: Any) -> Ring[Any]:
+    def append(self, rows: Any, positions: Any = None) -> Ring[Any]:
         grown = super().append(rows)
         starts = [max(s, n - self.window) for s, n in zip(grown._tail.starts, grown.lengths, strict=True)]
         return replace(grown, _tail=replace_starts(grown._tail, starts))
@@ -59,7 +59,7 @@ def replace_starts(tail: Tail[Any], starts: list[int]) -> Tail[Any]:
 class WrapsOneEarly(Ring[Any]):
     """One row less is kept than the next query sees."""
 
-    def append(self, rows: Any) -> Ring[Any]:
+    def append(self, rows: Any, positions: Any = None) -> Ring[Any]:
         short = Ring.append(replace(self, window=self.window - 1), rows) if self.window > 1 else super().append(rows)
         return replace(short, window=self.window)
 
@@ -67,7 +67,7 @@ class WrapsOneEarly(Ring[Any]):
 class KeepsOneMore(Ring[Any]):
     """One row more is kept than anybody sees."""
 
-    def append(self, rows: Any) -> Ring[Any]:
+    def append(self, rows: Any, positions: Any = None) -> Ring[Any]:
         return replace(Ring.append(replace(self, window=self.window + 1), rows), window=self.window)
 
 
@@ -91,7 +91,7 @@ class RollsBackIntoTheDark(Ring[Any]):
 class WritesOverTheOldest(Ring[Any]):
     """The row that was written last lies in the page of an older value."""
 
-    def append(self, rows: Any) -> Ring[Any]:
+    def append(self, rows: Any, positions: Any = None) -> Ring[Any]:
         for table in self._tail._tables:
             for page in table:
                 page.filled = min(page.filled, max(n % self._tail.page for n in self.lengths))  # type: ignore[union-attr]

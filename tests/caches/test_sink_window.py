@@ -97,7 +97,7 @@ def test_it_agrees_with_a_list_that_forgets_nothing() -> None:
 class EvictsTooEarly(SinkWindow[KeyValue]):
     """Forget after the append what the last of its tokens does not need, before the first has read."""
 
-    def append(self, rows: Any) -> SinkWindow[KeyValue]:
+    def append(self, rows: Any, positions: Any = None) -> SinkWindow[KeyValue]:
         grown = super().append(rows)
         keep = self.window - 1 + self.rollback
         forgotten = tuple(max(f, n - keep) for f, n in zip(grown.forgotten, grown.lengths, strict=True))
@@ -108,7 +108,7 @@ class EvictsTooEarly(SinkWindow[KeyValue]):
 class KeepsOneTooFew(SinkWindow[KeyValue]):
     """The window is counted without the query itself on one side only."""
 
-    def append(self, rows: Any) -> SinkWindow[KeyValue]:
+    def append(self, rows: Any, positions: Any = None) -> SinkWindow[KeyValue]:
         short = replace(self, window=max(1, self.window - 1))
         return replace(SinkWindow.append(short, rows), window=self.window)
 
@@ -116,14 +116,14 @@ class KeepsOneTooFew(SinkWindow[KeyValue]):
 class ForgetsSinks(SinkWindow[KeyValue]):
     """A plain ring: the first tokens go like all others."""
 
-    def append(self, rows: Any) -> SinkWindow[KeyValue]:
+    def append(self, rows: Any, positions: Any = None) -> SinkWindow[KeyValue]:
         return replace(SinkWindow.append(replace(self, sinks=0), rows), sinks=self.sinks)
 
 
 class ForgetsNothing(SinkWindow[Any]):
     """Everything stays."""
 
-    def append(self, rows: Any) -> SinkWindow[Any]:
+    def append(self, rows: Any, positions: Any = None) -> SinkWindow[Any]:
         return replace(self, memory=self.memory.append(rows))
 
 

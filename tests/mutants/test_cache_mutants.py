@@ -457,12 +457,12 @@ def test_a_wrong_page_is_rejected(monkeypatch: pytest.MonkeyPatch, name: str, wr
     assert rejected(paged_machine(Paged))
 
 
-def _leaks_rows(schema: Schema[Any], size: int, table: Any, start: int, stop: int) -> Any:
+def _leaks_rows(schema: Schema[Any], size: int, table: Any, first: int, start: int, stop: int) -> Any:
     """Columns behind the end keep what the page has there: NaN, or the rows of another branch."""
-    block = RIGHT_GATHER(schema, size, table, start, stop)
-    if block is None or size != BLOCK or table[start // size] is None:
+    block = RIGHT_GATHER(schema, size, table, first, start, stop)
+    if block is None or size != BLOCK or table[start // size - first] is None:
         return block
-    return block._replace(arrays=table[start // size].arrays)
+    return block._replace(arrays=table[start // size - first].arrays[: len(schema.fields)])
 
 
 RIGHT_GATHER = tables._gathered
