@@ -93,7 +93,7 @@ class TransformersCache:
     layer_types
         What each layer is, in the words of ``config.layer_types``.
     recording
-        Whether ``activate_past_recording`` is called after the first append, as ``generate`` does.
+        Whether ``activate_past_recording`` is called at the start; ``generate`` calls it after the prompt.
     selecting
         How to select: `reordered`, `batch_selected` or `repeated`.
 
@@ -124,7 +124,10 @@ class TransformersCache:
         """
         integer("batch", batch, 1)
         _torch()
-        return self.make()
+        cache = self.make()
+        if self.recording:
+            cache.activate_past_recording()
+        return cache
 
     def append(self, cache: Any, k: Array, v: Array) -> tuple[Any, Sequence[Seen]]:
         """What one forward does: every layer takes the rows.
@@ -146,8 +149,6 @@ class TransformersCache:
                 seen.append(_indexed(own, layer, key, value))
             if hasattr(cache, "cross_attention_cache"):
                 seen.append(_crossed(cache, layer, key, value))
-        if self.recording:
-            cache.activate_past_recording()
         return cache, seen
 
     def rollback(self, cache: Any, tokens: int) -> Any:
@@ -317,7 +318,7 @@ def static(
     Parameters
     ----------
     capacity
-        ``max_cache_len``.
+        ``max_cache_len``; it limits nothing where every layer is a ring as long as its window.
     layer_types, window, **declared
         As for `layered`.
 
@@ -338,7 +339,8 @@ def static(
 
         return StaticCache(config=_config(kinds, window), max_cache_len=capacity)
 
-    declared = {"capacity": capacity} | declared
+    rings = window is not None and window <= capacity and all("sliding" in kind for kind in kinds)
+    declared = {"capacity": None if rings else capacity} | declared
     return TransformersCache(make, Capabilities(parts=_parts(kinds, window), **declared), kinds)
 
 

@@ -221,6 +221,36 @@ class Session:
         self._others(twin)
         return twin
 
+    def follow(self, script: str) -> None:
+        """Steps of a session as one line: ``start``, then steps on that cache, each with its numbers.
+
+        Raises
+        ------
+        CacheFault
+            As the steps do.
+
+        Examples
+        --------
+        >>> from kvattn.testing.conformance import PagedAdapter
+        >>> session = Session(PagedAdapter())
+        >>> session.follow("start 2, append 5, rollback 2, select 1 0")
+        >>> session.lines[0].length
+        3
+        """
+        for step in script.split(","):
+            verb, *words = step.split()
+            numbers = [int(word) for word in words]
+            if verb == "start":
+                self.start(*numbers)
+            elif verb == "select":
+                self.select(self.lines[0], numbers)
+            elif verb == "branch":
+                self.branch(self.lines[0])
+            elif verb in ("append", "rollback"):
+                (self.append if verb == "append" else self.rollback)(self.lines[0], *numbers)
+            else:
+                raise ArgumentError(f"script must be of start, append, rollback, select and branch, got {verb!r}")
+
     def look(self, line: Line) -> None:
         """Append one token to a branch of a cache, and compare; nothing where it cannot branch, or is full.
 

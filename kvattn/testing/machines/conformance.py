@@ -41,6 +41,12 @@ class CacheMachine(RuleBasedStateMachine):
         if data.draw(st.booleans(), label="prompt"):
             self._append(data)
 
+    @precondition(lambda self: not self.living)
+    @rule(batch=st.integers(1, 3))
+    def begin_again(self, batch: int) -> None:
+        """Start another cache where refusals have ended all."""
+        self.session.start(batch)
+
     @property
     def living(self) -> Sequence[Line]:
         """Caches that no refusal has ended.

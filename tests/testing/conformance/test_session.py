@@ -320,26 +320,13 @@ WRONG: dict[Callable[[], CacheAdapter], tuple[str, str]] = {
 }
 
 
-def follow(session: Session, script: str) -> None:
-    """Steps on the first cache of a session, separated by commas."""
-    for step in script.split(", "):
-        verb, *words = step.split()
-        numbers = [int(word) for word in words]
-        if verb == "start":
-            session.start(*numbers)
-        elif verb == "select":
-            session.select(session.lines[0], numbers)
-        else:
-            getattr(session, verb)(session.lines[0], *numbers)
-
-
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_cache_is_named(wrong: Callable[[], CacheAdapter]) -> None:
     kind, script = WRONG[wrong]
     before, _, last = script.rpartition(", ")
     session = Session(wrong())
     with pytest.raises(CacheFault) as found:
-        follow(session, script)
+        session.follow(script)
     assert found.value.kind == kind
     assert str(found.value).startswith(f"{kind}: ")
     verb, *words = last.split()
@@ -370,14 +357,14 @@ def test_a_wrong_length_and_a_refusal_are_named() -> None:
             return cache, [seen._replace(length=7)]
 
     with pytest.raises(CacheFault, match=r"^wrong length: the cache holds 2 tokens and says 7$"):
-        follow(Session(Miscounting()), "start 1, append 2")
+        Session(Miscounting()).follow("start 1, append 2")
 
     class Refusing(InPlace):
         def cut(self, cache: Any, length: int) -> Any:
             raise RuntimeError("not today")
 
     with pytest.raises(CacheFault, match=r"^refused: rollback\(0, 1\) was refused: RuntimeError\('not today'\)$"):
-        follow(Session(Refusing()), "start 1, append 2, rollback 1")
+        Session(Refusing()).follow("start 1, append 2, rollback 1")
 
 
 def test_what_is_not_declared_may_be_refused() -> None:
@@ -415,4 +402,9 @@ def test_parts_that_are_not_declared_are_refused() -> None:
         capabilities = Capabilities(parts=(Part(), Part()))
 
     with pytest.raises(CacheFault, match="append must return 2 parts as declared, got 1"):
-        follow(Session(Two()), "start 1, append 2")
+        Session(Two()).follow("start 1, append 2")
+
+
+def test_a_script_with_an_unknown_step_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="script must be of start, append, rollback, select and branch, got 'crop'"):
+        Session(InPlace()).follow("start 1, crop 2")
