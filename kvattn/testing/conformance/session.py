@@ -72,7 +72,11 @@ class Held(NamedTuple):
 class Line:
     """One cache of a session, what it must hold, and the numbers of all tokens that it ever held.
 
-    ``recent`` counts the tokens of its last append that are still there: how far back it can surely go.
+    ``recent`` counts the tokens of its last append that are still there: how far back it can surely go.  ``over`` is
+    set where a step failed, or was refused by a cache that does not recover.
+
+    >>> Line(None, (Held(),)).over
+    False
     """
 
     cache: Any
