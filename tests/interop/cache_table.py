@@ -444,7 +444,7 @@ print(*(hasattr(cache.layers[0], name) for name in ("reorder_cache", "batch_repe
 MLX: dict[str, Remark] = {
     "trim-is-forgotten": Remark(
         FAULT,
-        "resurrected row",
+        "stale after rollback",
         "`ConcatenateKVCache` says that it is trimmable; `trim` moves the offset, and the next update brings the rows "
         "back.",
         """
@@ -616,9 +616,9 @@ machine ({py:class}`~kvattn.testing.machines.CacheMachine`) beside a plain list 
 five methods: {doc}`/reference/testing/conformance`.
 
 **holds** was driven and nothing was wrong.  A *convention* is refused aloud, or documented, or merely another choice.
-A **fault** breaks what a docstring promises, or loses or mixes rows without a word; its name is the machine's.
-Each remark has code that the tests run, and what it prints.  Some faults need what no model does today: two crops in
-a row, an update of no token.  They are faults of the class all the same, and say so.
+A **fault** breaks what a docstring promises, or loses or mixes rows without a word; its name is one of the machine's.
+Each remark has code that the tests run, and what it prints.  Some need unusual steps, two crops in a
+row or an update of no token; whether a model takes them was not looked into.
 
 Not driven: offloaded caches (they need a GPU), HQQ (not installed), caches that live in a model's own file, padded
 batches, and mlx-lm's ``extend`` and ``merge``.
