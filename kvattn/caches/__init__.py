@@ -24,10 +24,12 @@ from kvattn.caches.sink_window import SinkWindow
 from kvattn.caches.snapshots import Snapshots
 from kvattn.caches.static import Static
 from kvattn.caches.summaries import Summaries, Summary
+from kvattn.caches.tiered import Tiered
 
 __all__ = [
     "Paged",
     "Contiguous",
+    "Tiered",
     "Static",
     "Summaries",
     "Summary",

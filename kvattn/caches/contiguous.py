@@ -29,7 +29,7 @@ from kvattn.caches._tail import key_blocks
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.paged import live_bytes, per_sequence
 from kvattn.caches.pages import Page
-from kvattn.caches.rows import R, Schema, read_counts
+from kvattn.caches.rows import R, Schema, coming, read_counts, read_places
 from kvattn.caches.tables import RawBlock, raw_blocks
 from kvattn.caches.vectors import Vector
 from kvattn.counting import Tally, charge
@@ -128,19 +128,45 @@ class Contiguous(Generic[R]):
         """
         return tuple(0 if buffer is None else buffer.size for buffer in self._buffers)
 
-    def append(self, rows: R | Sequence[Any], counts: Sequence[int] | Positions | None = None) -> "Contiguous[R]":
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The position behind each sequence's last token, which is its length: slots are positions here.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Contiguous.start(latent(2)).ends
+        (0,)
+        """
+        return self.lengths
+
+    def coming(self, new: int) -> Positions:
+        """The positions that the next ``new`` tokens of each sequence will have, ``[B, new]``.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Contiguous.start(latent(2)).coming(2)
+        array([[0, 1]])
+        """
+        return coming(self.lengths, new)
+
+    def append(
+        self,
+        rows: R | Sequence[Any],
+        positions: Positions | None = None,
+        counts: Sequence[int] | Positions | None = None,
+    ) -> "Contiguous[R]":
         """Add tokens to every sequence.
 
         Parameters
         ----------
         rows
             One array ``[B, heads, T, width]`` per field, T >= 0; copied, never cast.
+        positions
+            ``[B, T]``, those of `coming`; a layer says them, and they are checked.
         counts
             ``[B]``, how many of the T tokens of each sequence are real; those behind them are not kept.
 
         Raises
         ------
-        ShapeError, DtypeError
+        ShapeError, DtypeError, PositionError
             As `kvattn.caches.paged.Paged.append`.
         ArgumentError
             A count outside ``0 .. T``.
@@ -154,6 +180,7 @@ class Contiguous(Generic[R]):
         """
         arrays, new = self.schema.check(rows, self.batch)
         real = (new,) * self.batch if counts is None else read_counts(counts, self.batch, new)
+        read_places(positions, self.ends, real, new, False)
         if not any(real):
             return self
         buffers, copied = [], 0

@@ -144,7 +144,31 @@ class Summaries(Generic[R]):
         """
         return self.memory.batch
 
-    def append(self, rows: R | Sequence[Any], counts: Sequence[int] | Positions | None = None) -> "Summaries[R]":
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The position behind each sequence's last token.
+
+        >>> from kvattn.caches.rows import key_value
+        >>> Summaries.start(key_value(1, 2), size=4).ends
+        (0,)
+        """
+        return self.memory.ends
+
+    def coming(self, new: int) -> Positions:
+        """The positions that the next ``new`` tokens of each sequence will have, ``[B, new]``.
+
+        >>> from kvattn.caches.rows import key_value
+        >>> Summaries.start(key_value(1, 2), size=4).coming(2)
+        array([[0, 1]])
+        """
+        return self.memory.coming(new)
+
+    def append(
+        self,
+        rows: R | Sequence[Any],
+        positions: Positions | None = None,
+        counts: Sequence[int] | Positions | None = None,
+    ) -> "Summaries[R]":
         """Add tokens to every sequence, and to the summaries of their blocks.
 
         Parameters are those of `kvattn.caches.paged.Paged.append`, whose errors it raises.
@@ -156,6 +180,7 @@ class Summaries(Generic[R]):
         """
         arrays, new = self.memory.schema.check(rows, self.batch)
         real = (new,) * self.batch if counts is None else read_counts(counts, self.batch, new)
+        memory, full = self.memory.append(rows, positions, real), self._full  # first: it may refuse
         if not any(real):
             return self
         keys = arrays[self._place]
@@ -163,7 +188,6 @@ class Summaries(Generic[R]):
             self._summed(state, length % self.size, keys[b, :, :n])
             for b, (state, length, n) in enumerate(zip(self._filling, self.lengths, real, strict=True))
         ]
-        memory, full = self.memory.append(rows, counts=real), self._full
         whole = [len(blocks) for blocks, _ in made]
         if any(whole):
             shape = (self.batch, keys.shape[1], max(whole), keys.shape[3])

@@ -224,11 +224,12 @@ def raw_blocks(schema: Schema[R], size: int, table: Table, length: int, since: i
 
 
 def _whole_page(schema: Schema[Any], page: Page, start: int) -> RawBlock:
-    if page.memo is None:  # a full page never changes and always stands at the same slots
+    block: RawBlock | None = page.memo
+    if block is None:  # a full page never changes and always stands at the same slots
         positions = _positions(page) if schema.placed else np.arange(start, start + BLOCK)
         positions.flags.writeable = False
-        page.memo = RawBlock(start, page.arrays[: len(schema.fields)], positions, None)
-    return cast(RawBlock, page.memo)
+        block = page.memo = RawBlock(start, page.arrays[: len(schema.fields)], positions, None)
+    return block
 
 
 def _positions(page: Page) -> Positions:

@@ -13,7 +13,7 @@ import pytest
 from kvattn.caches import Contiguous, Paged, Schema, key_value, latent, live_bytes, placed
 from kvattn.caches.pages import Page
 from kvattn.counting import counting
-from kvattn.errors import ArgumentError, DtypeError, KvattnError, ShapeError
+from kvattn.errors import ArgumentError, DtypeError, KvattnError, PositionError, ShapeError
 from kvattn.testing.machines import PagedMachine
 from kvattn.typing import Array
 from tests.caches.forgetful import SCHEMA, rows
@@ -202,3 +202,6 @@ def test_bad_arguments_are_refused() -> None:
         Contiguous.start(latent(2)).append([np.ones((1, 1, 1, 2))]).blocks(0)
     assert Contiguous.start(key_value(1, 2)).blocks(0) == ()
     assert cache.lengths == (3,)
+    with pytest.raises(PositionError, match=r"positions of sequence 0 must be 3 \.\. 3"):
+        cache.append(rows([[4]]), positions=np.array([[4]]))
+    assert cache.append(rows([[4]]), positions=cache.coming(1)).ends == (4,)

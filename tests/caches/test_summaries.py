@@ -14,7 +14,7 @@ from kvattn.caches import Field, Schema, Summaries, key_value, latent, live_byte
 from kvattn.caches.rows import Latent
 from kvattn.caches.snapshots import State
 from kvattn.counting import counting
-from kvattn.errors import ArgumentError, DtypeError, KvattnError, ShapeError
+from kvattn.errors import ArgumentError, DtypeError, KvattnError, PositionError, ShapeError
 from kvattn.testing.machines import Known, PagedMachine, encode
 from kvattn.typing import Array
 from tests.caches.forgetful import SCHEMA, rows
@@ -208,3 +208,6 @@ def test_bad_arguments_are_refused() -> None:
     assert cache.branch() is cache
     assert cache.batch == 1
     assert cache.lengths == (3,)
+    with pytest.raises(PositionError, match=r"positions of sequence 0 must be 3 \.\. 3"):
+        cache.append([np.ones((1, 1, 1, 2))] * 2, positions=np.array([[4]]))
+    assert cache.append([np.ones((1, 1, 1, 2))] * 2, positions=cache.coming(1)).ends == (4,)

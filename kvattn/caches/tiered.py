@@ -1,0 +1,481 @@
+"""Recent pages in memory, older ones in a file that is mapped when they are read.
+
+Once tokens lie ``recent`` or more behind the end, their page, when it is whole, is written to the file; the page in
+memory goes as soon as no older value holds it.  A page goes out once, however many sequences, branches and values
+share it, and is read where it lies, never brought back: the rows are equal to the bit, whoever reads them.  Appending
+inside a page that lies in the file, after a rollback, copies its rows to a page in memory.
+
+All values that come from one `Tiered.start` share one file, made for them in a folder of the caller's choice.  The
+place of a page is used again when the last value and the last array that reads it are gone; the file is removed with
+the last value.  Should somebody else remove it or cut it, whatever would touch it is refused; what lies in memory is
+not lost, and pages whose bytes were overwritten by others are not noticed.
+
+Bytes: `Tiered.nbytes` is what lies in memory, `Tiered.stored` what lies in the file; a page that goes out is charged
+as ``kv_copied``; `Tiered.moved` says how many bytes went out and how many were looked at there, a whole page at each
+look, which is what a device would have to fetch.
+
+Source: moving old blocks out is Sheng et al. 2023 (FlexGen, 2303.06865) section 4 and the offloading of every server.
+Where libraries differ: transformers' offloaded caches move whole layers and bring them back before they are read;
+SGLang's hierarchical cache and vLLM's connectors move blocks of shared prefixes, and copy them back to the device.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+import mmap
+import os
+from pathlib import Path
+from tempfile import mkstemp
+from threading import Lock
+from typing import Any, Generic, NamedTuple, cast
+import weakref
+
+import numpy as np
+
+from kvattn.arguments import integer
+from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.caches.paged import Paged, live_bytes
+from kvattn.caches.pages import SERIALS, Page
+from kvattn.caches.rows import R, Schema
+from kvattn.caches.tables import RawBlock
+from kvattn.counting import Tally, charge
+from kvattn.errors import ArgumentError
+from kvattn.typing import Array, Positions
+
+_ALIGNED = 64
+
+
+class Moved(NamedTuple):
+    """Bytes that went out to the file, and bytes of pages that were looked at there."""
+
+    out: int
+    back: int
+
+
+class _Map(mmap.mmap):
+    """A mapped page: as long as an array reads it, its place in the file is not given to another."""
+
+    page: "_FiledPage"
+
+
+class _FiledPage:
+    """A full page in the file; it can do what a `Page` can that nobody may extend."""
+
+    __slots__ = ("__weakref__", "file", "index", "nbytes", "serial", "size")
+
+    def __init__(self, file: "_File", index: int, size: int, nbytes: int) -> None:
+        self.file, self.index, self.size, self.nbytes = file, index, size, nbytes
+        self.serial = next(SERIALS)
+        weakref.finalize(self, file.free.append, index).atexit = False
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """The rows, mapped and read-only."""
+        return self.file.look(self)
+
+    @property
+    def memo(self) -> None:
+        """Nothing: what is mapped would keep this page, and this page the map."""
+
+    @memo.setter
+    def memo(self, _: object) -> None:
+        pass
+
+    def claim(self, start: int, stop: int) -> bool:
+        """No slot is free here, whatever ``start .. stop - 1`` is."""
+        return start == stop
+
+    def read(self, start: int, stop: int) -> list[Array]:
+        """Views ``[heads, stop - start, width]`` per field."""
+        stored = self.file.schema.stored
+        return [
+            x[:, :, start:stop].swapaxes(1, 2) if f.keys else x[:, start:stop]
+            for f, x in zip(stored, self.arrays, strict=True)
+        ]
+
+    def copy(self, stop: int) -> Page:
+        """A page in memory with the rows below ``stop``."""
+        twin = Page(self.file.schema, self.size)
+        twin.claim(0, stop)
+        twin.write(0, self.read(0, stop))
+        return twin
+
+
+class _File:
+    """The file: places of one size, given to pages and taken back."""
+
+    def __init__(self, schema: Schema[Any], size: int, directory: str | os.PathLike[str] | None) -> None:
+        handle, name = mkstemp(prefix="kvattn-", suffix=".pages", dir=directory)
+        os.close(handle)
+        self.path = Path(name)
+        weakref.finalize(self, _remove, self.path)
+        self.schema = schema
+        self.starts = [0]
+        for f in schema.stored:
+            nbytes = size * f.nbytes
+            self.starts.append(self.starts[-1] + -(-nbytes // _ALIGNED) * _ALIGNED)
+        self.stride = self.starts.pop()
+        self.places = self.out = self.back = 0
+        self.free: list[int] = []
+        self.twins: weakref.WeakValueDictionary[int, _FiledPage] = weakref.WeakValueDictionary()
+        self._lock = Lock()
+
+    def check(self) -> None:
+        """Refuse to go on without the file."""
+        wanted = self.places * self.stride
+        try:
+            came = self.path.stat().st_size
+        except OSError as error:
+            raise self._gone(f"cannot be read ({type(error).__name__})") from error
+        if came < wanted:
+            raise self._gone(f"has {came} bytes")
+
+    def _gone(self, came: str) -> ArgumentError:
+        return ArgumentError(
+            f"file {self.path.name} of this cache must hold its {self.places} pages, "
+            f"{self.places * self.stride} bytes, but it {came}"
+        )
+
+    def store(self, page: Page) -> _FiledPage:
+        """The page in the file that holds what ``page`` holds; written once."""
+        with self._lock:
+            known = self.twins.get(page.serial)
+            if known is not None:
+                return known
+            index = self.free.pop() if self.free else self.places
+            try:
+                with self.path.open("r+b") as handle:
+                    for start, array in zip(self.starts, page.arrays, strict=True):
+                        handle.seek(self.offset(index) + start)
+                        handle.write(array.tobytes())
+                    handle.truncate(max(self.places, index + 1) * self.stride)
+            except OSError as error:
+                if index < self.places:
+                    self.free.append(index)
+                raise self._gone(f"cannot be written ({type(error).__name__})") from error
+            self.places = max(self.places, index + 1)
+            self.out += page.nbytes
+            filed = _FiledPage(self, index, page.size, page.nbytes)
+            self.twins[page.serial] = filed
+        charge(Tally(kv_copied=page.nbytes))
+        return filed
+
+    def offset(self, index: int) -> int:
+        """Where a place begins."""
+        return index * self.stride
+
+    def look(self, page: _FiledPage) -> tuple[Array, ...]:
+        """Map one page."""
+        offset = self.offset(page.index)
+        extra = offset % mmap.ALLOCATIONGRANULARITY
+        try:
+            with self.path.open("rb") as handle:
+                mapped = _Map(handle.fileno(), self.stride + extra, access=mmap.ACCESS_READ, offset=offset - extra)
+        except (OSError, ValueError) as error:
+            raise self._gone(f"cannot be mapped ({type(error).__name__})") from error
+        mapped.page = page
+        with self._lock:
+            self.back += page.nbytes
+        found = []
+        for start, f in zip(self.starts, self.schema.stored, strict=True):
+            shape = f.layout(page.size)
+            flat = np.frombuffer(mapped, f.dtype, shape[0] * shape[1] * shape[2], extra + start)
+            found.append(cast(Array, flat.reshape(shape)))
+        return tuple(found)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # somebody else holds or has moved it
+        return
+
+
+def _in_file(page: object) -> bool:
+    return isinstance(page, _FiledPage)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tiered(Generic[R]):
+    """A paged cache whose older pages lie in a file; make one with `Tiered.start`.
+
+    Attributes
+    ----------
+    recent
+        Tokens at the end of a sequence that always lie in memory, unless a rollback has led back into the file.
+    memory
+        All rows, wherever they lie.
+
+    Examples
+    --------
+    >>> from kvattn.caches.rows import latent
+    >>> cache = Tiered.start(latent(2), recent=4, page=2).append([np.arange(20.0).reshape(1, 1, 10, 2)])
+    >>> cache.nbytes, cache.stored, cache.moved
+    (64, 96, Moved(out=96, back=0))
+    >>> cache.rows().latent[0, 0, :, 0]
+    array([ 0.,  2.,  4.,  6.,  8., 10., 12., 14., 16., 18.])
+    >>> path = cache.path
+    >>> del cache
+    >>> path.exists()
+    False
+    """
+
+    recent: int
+    memory: Paged[R]
+    _file: _File = field(repr=False)
+    _out: tuple[int, ...] = field(repr=False)
+
+    @classmethod
+    def start(
+        cls,
+        schema: Schema[R],
+        *,
+        recent: int,
+        batch: int = 1,
+        page: int = BLOCK,
+        directory: str | os.PathLike[str] | None = None,
+    ) -> "Tiered[R]":
+        """The empty cache, and its empty file.
+
+        Parameters
+        ----------
+        directory
+            Where the file is made; the system's folder for temporary files unless given.
+
+        Raises
+        ------
+        ArgumentError
+            ``recent`` below 0; ``batch`` or ``page`` below 1; a folder in which no file can be made.
+
+        Examples
+        --------
+        >>> from kvattn.caches.rows import latent
+        >>> Tiered.start(latent(2), recent=1024).moved
+        Moved(out=0, back=0)
+        """
+        recent, memory = integer("recent", recent, 0), Paged.start(schema, batch, page)
+        try:
+            file = _File(schema, memory.page, directory)
+        except OSError as error:
+            raise ArgumentError(
+                f"directory must be a folder in which a file can be made, got {directory} ({type(error).__name__})"
+            ) from error
+        return cls(recent, memory, file, (0,) * memory.batch)
+
+    @property
+    def path(self) -> Path:
+        """The file, which is removed when the last value goes.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Tiered.start(latent(2), recent=8).path.suffix
+        '.pages'
+        """
+        return self._file.path
+
+    @property
+    def moved(self) -> Moved:
+        """Bytes that all values of this file have moved so far.
+
+        >>> from kvattn.caches.rows import latent
+        >>> cache = Tiered.start(latent(1), recent=0, page=2).append([np.ones((1, 1, 4, 1))])
+        >>> cache.rows(), cache.moved
+        (Latent(latent=array([[[[1.],
+                 [1.],
+                 [1.],
+                 [1.]]]])), Moved(out=32, back=32))
+        """
+        return Moved(self._file.out, self._file.back)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each sequence.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Tiered.start(latent(2), recent=8, batch=2).lengths
+        (0, 0)
+        """
+        return self.memory.lengths
+
+    @property
+    def length(self) -> int:
+        """Tokens of every sequence; an error where they differ.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Tiered.start(latent(2), recent=8).length
+        0
+        """
+        return self.memory.length
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Tiered.start(latent(2), recent=8, batch=2).batch
+        2
+        """
+        return self.memory.batch
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The position behind each sequence's last token.
+
+        >>> from kvattn.caches.rows import key_value
+        >>> Tiered.start(key_value(1, 2), recent=4).ends
+        (0,)
+        """
+        return self.memory.ends
+
+    def coming(self, new: int) -> Positions:
+        """The positions that the next ``new`` tokens of each sequence will have, ``[B, new]``.
+
+        >>> from kvattn.caches.rows import key_value
+        >>> Tiered.start(key_value(1, 2), recent=4).coming(2)
+        array([[0, 1]])
+        """
+        return self.memory.coming(new)
+
+    def append(
+        self,
+        rows: R | Sequence[Any],
+        positions: Positions | None = None,
+        counts: Sequence[int] | Positions | None = None,
+    ) -> "Tiered[R]":
+        """Add tokens to every sequence, and let go what is no longer recent.
+
+        Parameters are those of `kvattn.caches.paged.Paged.append`, whose errors it raises.
+
+        Raises
+        ------
+        ArgumentError
+            The file is gone, too short or cannot be written.
+
+        Examples
+        --------
+        >>> from kvattn.caches.rows import latent
+        >>> cache = Tiered.start(latent(2), recent=1, page=2)
+        >>> [(cache := cache.append([np.ones((1, 1, 1, 2))])).stored for _ in range(4)]
+        [0, 0, 32, 32]
+        """
+        self.memory.schema.check(rows, self.batch)
+        self._file.check()
+        memory = self.memory.append(rows, positions, counts)
+        tables, size, out = list(memory._tables), memory.page, []
+        for b, (length, first) in enumerate(zip(memory.lengths, self._out, strict=True)):
+            stop = max(first, (length - self.recent) // size)
+            for index in range(first, stop):
+                page = tables[b][index]
+                if page is not None and not _in_file(page):
+                    tables[b] = tables[b].replace(index, cast(Page, self._file.store(page)))
+            out.append(stop)
+        return replace(self, memory=replace(memory, _tables=tuple(tables)), _out=tuple(out))
+
+    def truncate(self, length: int | Sequence[int]) -> "Tiered[R]":
+        """Forget everything from slot ``length`` on; one number, or one for each sequence.  Nothing is moved.
+
+        Raises
+        ------
+        ArgumentError
+            Negative, or more than the cache holds.
+
+        Examples
+        --------
+        >>> from kvattn.caches.rows import latent
+        >>> cache = Tiered.start(latent(2), recent=0, page=2).append([np.ones((1, 1, 8, 2))])
+        >>> cache.truncate(3).stored, cache.truncate(3).moved.back
+        (64, 0)
+        """
+        memory = self.memory.truncate(length)
+        out = tuple(min(n, length // memory.page) for n, length in zip(self._out, memory.lengths, strict=True))
+        return replace(self, memory=memory, _out=out)
+
+    def select(self, indices: Sequence[int] | Positions) -> "Tiered[R]":
+        """Reorder, repeat or drop sequences; pages are shared wherever they lie.
+
+        Raises
+        ------
+        ArgumentError
+            No index, or one that is not a sequence's number.
+
+        Examples
+        --------
+        >>> from kvattn.caches.rows import latent
+        >>> Tiered.start(latent(2), recent=0, page=2).append([np.ones((1, 1, 8, 2))]).select([0, 0, 0]).stored
+        128
+        """
+        memory = self.memory.select(indices)
+        return replace(self, memory=memory, _out=tuple(self._out[i] for i in indices))
+
+    def branch(self) -> "Tiered[R]":
+        """A second name for this value.
+
+        >>> from kvattn.caches.rows import latent
+        >>> cache = Tiered.start(latent(2), recent=8)
+        >>> cache.branch() is cache
+        True
+        """
+        return self
+
+    def rows(self, start: int = 0, stop: int | None = None, *, sequence: int | None = None) -> R:
+        """The rows of slots ``start .. stop - 1``, copied from wherever they lie; see `kvattn.caches.paged.Paged.rows`.
+
+        Raises
+        ------
+        ArgumentError
+            What `Paged.rows` refuses, or a file that is gone.
+
+        Examples
+        --------
+        >>> from kvattn.caches.rows import latent
+        >>> Tiered.start(latent(1), recent=0, page=2).append([np.ones((1, 1, 8, 1))]).rows(3, 5).latent.ravel()
+        array([1., 1.])
+        """
+        return self.memory.rows(start, stop, sequence=sequence)
+
+    def raw_blocks(self, sequence: int) -> tuple[RawBlock, ...]:
+        """The blocks of 256 slots, in storage layout; with 256 tokens to a page a full one is the page, mapped.
+
+        >>> from kvattn.caches.rows import latent
+        >>> cache = Tiered.start(latent(2), recent=0).append([np.ones((1, 1, 300, 2))])
+        >>> [(block.start, block.key_count) for block in cache.raw_blocks(0)]
+        [(0, 256), (256, 44)]
+        """
+        return self.memory.raw_blocks(sequence)
+
+    def blocks(self, sequence: int) -> tuple[KeyBlock, ...]:
+        """The blocks of one sequence as the streaming softmax takes them; the schema needs fields k and v.
+
+        >>> from kvattn.caches.rows import key_value
+        >>> cache = Tiered.start(key_value(1, 2), recent=0).append([np.ones((1, 1, 300, 2))] * 2)
+        >>> [(block.start, block.key_count) for block in cache.blocks(0)]
+        [(0, 256), (256, 44)]
+        """
+        return self.memory.blocks(sequence)
+
+    def footprint(self) -> Mapping[int, int]:
+        """Serial number and bytes of every page in memory, each once.
+
+        >>> from kvattn.caches.rows import latent
+        >>> list(Tiered.start(latent(2), recent=1, page=2).append([np.ones((1, 1, 8, 2))]).footprint().values())
+        [32]
+        """
+        return {p.serial: p.nbytes for t in self.memory._tables for p in t if p is not None and not _in_file(p)}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that this value holds in memory, shared pages once.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Tiered.start(latent(2), recent=1, page=2).append([np.ones((1, 1, 8, 2))]).nbytes
+        32
+        """
+        return live_bytes(self)
+
+    @property
+    def stored(self) -> int:
+        """Bytes that this value holds in the file, shared pages once.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Tiered.start(latent(2), recent=1, page=2).append([np.ones((1, 1, 8, 2))]).stored
+        96
+        """
+        return live_bytes(self.memory) - self.nbytes
