@@ -10,6 +10,7 @@ from kvattn.caches.accounting import padded_bytes, shared_bytes
 from kvattn.caches.block_tables import export_block_table, import_block_table
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
 from kvattn.caches.chunked_local import ChunkedLocal
+from kvattn.caches.coded import Coded
 from kvattn.caches.contiguous import Contiguous
 from kvattn.caches.layered import Layered
 from kvattn.caches.paged import Paged, live_bytes
@@ -36,6 +37,7 @@ __all__ = [
     "SinkWindow",
     "Ring",
     "ChunkedLocal",
+    "Coded",
     "Snapshots",
     "Layered",
     "BlockPool",

@@ -38,6 +38,8 @@ class KeyBlock(NamedTuple):
         Whether the values are part of the keys' numbers, as in latent attention: reading one reads both.
     notes
         ``[F, 256]``, further numbers of each key, which mods read as ``place.key_notes``; None without.
+    stored
+        Bytes that reading the block takes where it is kept in another form, as codes and scales; None: its own.
     """
 
     start: int
@@ -47,6 +49,7 @@ class KeyBlock(NamedTuple):
     held: Visible | None
     inside: bool = False
     notes: Array | None = None
+    stored: int | None = None
 
     @property
     def key_count(self) -> int:

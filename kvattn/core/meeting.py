@@ -59,12 +59,16 @@ def seen_pairs(block: KeyBlock, mask: Mask | None, place: Place) -> Visible | No
 
 
 def bytes_of(block: KeyBlock) -> int:
-    """Bytes of the keys, values and notes that a block holds; values that lie inside the keys are read with them.
+    """Bytes of the keys, values and notes that a block holds, or of the form in which they are stored.
+
+    Values that lie inside the keys are read with them.
 
     >>> from kvattn.caches.blocks import blocks_of
     >>> bytes_of(blocks_of(np.ones((1, 3, 2)), np.ones((1, 3, 4)), np.arange(3))[0]) == 3 * (2 + 4) * 8
     True
     """
+    if block.stored is not None:
+        return block.stored
     heads, width, _ = block.k.shape
     numbers = heads * (width + (0 if block.inside else block.v.shape[2])) * block.k.dtype.itemsize
     notes = 0 if block.notes is None else block.notes.shape[0] * block.notes.dtype.itemsize
