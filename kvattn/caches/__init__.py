@@ -21,6 +21,7 @@ from kvattn.caches.prefix_trie import PrefixTrie
 from kvattn.caches.ring import Ring
 from kvattn.caches.rows import Field, KeyValue, Latent, Schema, key_value, latent, left_aligned, placed
 from kvattn.caches.saved import restore_npz, restore_safetensors, save_npz, save_safetensors
+from kvattn.caches.shared_layers import SharedLayers
 from kvattn.caches.sink_window import SinkWindow
 from kvattn.caches.snapshots import Snapshots
 from kvattn.caches.static import Static
@@ -40,6 +41,7 @@ __all__ = [
     "Coded",
     "Snapshots",
     "Layered",
+    "SharedLayers",
     "BlockPool",
     "Handle",
     "Schema",

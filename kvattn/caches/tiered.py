@@ -125,11 +125,12 @@ class _File:
         try:
             came = self.path.stat().st_size
         except OSError as error:
-            raise self._gone(f"cannot be read ({type(error).__name__})") from error
+            raise self.gone(f"cannot be read ({type(error).__name__})") from error
         if came < wanted:
-            raise self._gone(f"has {came} bytes")
+            raise self.gone(f"has {came} bytes")
 
-    def _gone(self, came: str) -> ArgumentError:
+    def gone(self, came: str) -> ArgumentError:
+        """What is said when the file is not what this cache left."""
         return ArgumentError(
             f"file {self.path.name} of this cache must hold its {self.places} pages, "
             f"{self.places * self.stride} bytes, but it {came}"
@@ -151,7 +152,7 @@ class _File:
             except OSError as error:
                 if index < self.places:
                     self.free.append(index)
-                raise self._gone(f"cannot be written ({type(error).__name__})") from error
+                raise self.gone(f"cannot be written ({type(error).__name__})") from error
             self.places = max(self.places, index + 1)
             self.out += page.nbytes
             filed = _FiledPage(self, index, page.size, page.nbytes)
@@ -171,7 +172,7 @@ class _File:
             with self.path.open("rb") as handle:
                 mapped = _Map(handle.fileno(), self.stride + extra, access=mmap.ACCESS_READ, offset=offset - extra)
         except (OSError, ValueError) as error:
-            raise self._gone(f"cannot be mapped ({type(error).__name__})") from error
+            raise self.gone(f"cannot be mapped ({type(error).__name__})") from error
         mapped.page = page
         with self._lock:
             self.back += page.nbytes
