@@ -11,11 +11,12 @@ saves (`kvattn.caches.paged`, which copies one page).  `Contiguous.truncate`, `C
 `Contiguous.select` copy nothing and give no memory back.
 
 Bytes: `Contiguous.nbytes` is what is allocated, ``capacity`` rows whether filled or not; `Contiguous.padded` is the
-part of it that holds no row of this value, between none and more than half of it.
+part of it that holds no row of this value: less than half once a buffer has been doubled, more behind a rollback.
 
 Source: doubling and its amortised cost are textbook (Cormen et al., Introduction to Algorithms, dynamic tables).
-Where libraries differ: mlx-lm's KVCache grows by steps of 256 tokens and copies at each, which is quadratic in the
-end; transformers' DynamicCache concatenates at every token, its StaticCache has a buffer that never grows.
+Where libraries differ: mlx-lm's KVCache grows by the least multiple of 256 tokens that fits and copies all rows
+then, so that its cost is quadratic in the end; transformers' DynamicCache concatenates at every token, its
+StaticCache has a buffer that never grows.
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,11 +15,10 @@ ring moves on by whole pages, and the oldest lives as long as some value holds i
 ``(held - 1) / page + 2`` however long the sequence, and so does the table of them: nothing marks what is gone
 (`kvattn.caches.sink_window` keeps the first tokens too, and a hole for every page between).
 
-Source: the rolling buffer is Jiang et al. 2023 (Mistral 7B, 2310.06825) section 2; a ring with room for what may
-be taken back has no source known to us.
-Where libraries differ: transformers' DynamicSlidingWindowLayer keeps W - 1 rows between steps and refuses to be
-cropped once it is full, its static sibling keeps W; mlx-lm's RotatingKVCache keeps W, may hold W + T - 1 after a
-step of T, and can be trimmed only until it is full.
+Source: the rolling buffer is Jiang et al. 2023 (Mistral 7B, 2310.06825) section 2.
+Where libraries differ: transformers' DynamicSlidingWindowLayer keeps W - 1 rows between steps; once it is full it
+can be cropped only where past recording was switched on, and then keeps all rows until it is cropped.  mlx-lm's
+RotatingKVCache keeps W, holds W + T - 1 after a step of T > 1, and can be trimmed only until it is full.
 """
 
 from collections.abc import Mapping, Sequence
