@@ -3,12 +3,12 @@
 One append goes to every layer, as one forward of a model does: ``get_mask_sizes`` is asked first, then ``update``;
 convolution and recurrent states and indexer keys are filled with the same rows.
 
-| what a layer has | what attention would see of it |
-|---|---|
-| keys and values | what ``update`` returns, where ``get_mask_sizes`` said that it would be |
-| a convolution state of K columns | what ``update_conv_state`` returns: a window of K |
-| a recurrent state | the row of the newest token, all that it remembers here, and the new rows: a window of 2 |
-| indexer keys | what ``update_indexer`` returns |
+What attention would see of what a layer has:
+
+- of keys and values, what ``update`` returns, where ``get_mask_sizes`` said that it would be;
+- of a convolution state of K columns, what ``update_conv_state`` returns: a window of K;
+- of a recurrent state, the row of the newest token, all that it remembers here, and the new rows: a window of 2;
+- of indexer keys, what ``update_indexer`` returns.
 
 Shapes: ``[B, 2, T, 64]``, float32.  A branch is ``copy.deepcopy``.
 
