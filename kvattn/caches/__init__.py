@@ -12,6 +12,7 @@ from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
 from kvattn.caches.chunked_local import ChunkedLocal
 from kvattn.caches.coded import Coded
 from kvattn.caches.contiguous import Contiguous
+from kvattn.caches.kivi_cache import KiviCache, step_in_windows
 from kvattn.caches.layered import Layered
 from kvattn.caches.paged import Paged, live_bytes
 from kvattn.caches.pool import BlockPool, Handle
@@ -39,6 +40,8 @@ __all__ = [
     "Ring",
     "ChunkedLocal",
     "Coded",
+    "KiviCache",
+    "step_in_windows",
     "Snapshots",
     "Layered",
     "SharedLayers",
