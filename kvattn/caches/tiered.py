@@ -5,10 +5,11 @@ memory goes as soon as no older value holds it.  A page goes out once, however m
 share it, and is read where it lies, never brought back: the rows are equal to the bit, whoever reads them.  Appending
 inside a page that lies in the file, after a rollback, copies its rows to a page in memory.
 
-All values that come from one `Tiered.start` share one file, made for them in a folder of the caller's choice.  The
-place of a page is used again when the last value and the last array that reads it are gone; the file is removed with
-the last value.  Should somebody else remove it or cut it, whatever would touch it is refused; what lies in memory is
-not lost, and pages whose bytes were overwritten by others are not noticed.
+All values that come from one `Tiered.start` share one file, made for them in a folder of the caller's
+choice.  The place of a page is used again when the last value and the last array that reads it are gone; the file
+is removed with the last value, or when the interpreter ends (a process that is killed leaves it).  Should
+somebody else remove it or cut it, whatever would touch it is refused; what lies in memory is not lost, and pages
+whose bytes were overwritten by others are not noticed.
 
 Bytes: `Tiered.nbytes` is what lies in memory, `Tiered.stored` what lies in the file; a page that goes out is charged
 as ``kv_copied``; `Tiered.moved` says how many bytes went out and how many were looked at there, a whole page at each
