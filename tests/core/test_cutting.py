@@ -27,7 +27,7 @@ from kvattn.testing.laws import same_bits
 from kvattn.testing.strategies import Drawn
 from kvattn.typing import Array, Attended, Mask, Mod
 
-EXAMPLES = 2000
+EXAMPLES = int(os.environ.get("KVATTN_CUTS", "2000"))
 
 
 class Sequences(NamedTuple):
