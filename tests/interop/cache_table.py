@@ -612,8 +612,8 @@ HEAD = """# Caches of others
 
 What serving code does to a cache was done to the caches of transformers 5.23 and of mlx-lm 0.32 on a CPU, by one state
 machine ({py:class}`~kvattn.testing.machines.conformance.CacheMachine`) beside a plain list of tokens, through the
-adapters {doc}`/reference/interop/transformers_caches` and {doc}`/reference/interop/mlx_caches`.  To drive your own cache, write
-five methods: {doc}`/reference/testing/conformance`.
+adapters {doc}`/reference/interop/transformers_caches` and {doc}`/reference/interop/mlx_caches`.  To drive your own
+cache, write five methods: {doc}`/reference/testing/conformance`.
 
 **holds** was driven and nothing was wrong.  A *convention* is refused aloud, or documented, or merely another choice.
 A **fault** breaks what a docstring promises, or loses or mixes rows without a word; its name is one of the machine's.
