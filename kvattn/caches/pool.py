@@ -45,7 +45,7 @@ class BlockPool(Generic[R]):
     Raises
     ------
     ArgumentError
-        ``blocks`` or ``size`` below 1.
+        ``blocks`` or ``size`` below 1, or a placed schema.
 
     Examples
     --------
@@ -65,6 +65,10 @@ class BlockPool(Generic[R]):
 
     def __init__(self, schema: Schema[R], blocks: int, size: int = 16) -> None:
         blocks, self.size = integer("blocks", blocks, 1), integer("size", size, 1)
+        if schema.placed:
+            raise ArgumentError(
+                "schema must not be placed, since a block's place says the position, got a placed schema"
+            )
         self.schema = schema
         self.nbytes = blocks * self.size * schema.nbytes
         self._serial = next(SERIALS)

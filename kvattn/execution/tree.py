@@ -152,9 +152,4 @@ def commit(cache: Paged[R], tree: Tree, path: Sequence[int]) -> Paged[R]:
             wanted = f"a child of node {last}" if place else "a child of the past"
             raise ArgumentError(f"path[{place}] must be {wanted}, got {node}")
         last = node
-    stays = next((place for place, node in enumerate(nodes) if node != place), len(nodes))
-    kept = cache.truncate(tree.start + stays)
-    if stays == len(nodes):
-        return kept
-    rows = cache.rows(tree.start, behind)
-    return kept.append([x[:, :, list(nodes[stays:])] for x in rows])
+    return cache.commit(tree.start, nodes)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kvattn.caches import BlockPool, Handle, KeyValue, key_value
+from kvattn.caches.rows import placed
 from kvattn.counting import counting
 from kvattn.errors import ArgumentError, DtypeError, ShapeError
 
@@ -163,3 +164,11 @@ def test_readers_cannot_write() -> None:
     with pytest.raises(ValueError, match="read-only"):
         pool.storage[0][...] = 0.0
     assert list(pool.footprint().values()) == [pool.nbytes] == [2 * SCHEMA.nbytes]
+
+
+def test_a_placed_schema_is_refused() -> None:
+    with pytest.raises(ArgumentError) as raised:
+        BlockPool(placed(SCHEMA), 4, 4)
+    assert (
+        str(raised.value) == "schema must not be placed, since a block's place says the position, got a placed schema"
+    )

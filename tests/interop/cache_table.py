@@ -57,7 +57,7 @@ class Remark(NamedTuple):
 class Row(NamedTuple):
     """A class of a library, and a cell for each of `COLUMNS`."""
 
-    library: str
+    project: str
     name: str
     cells: tuple[str, ...]
 
@@ -641,7 +641,7 @@ def _table(library: str) -> str:
     body = [
         f"| {row.name} | " + " | ".join(_cell(library, cell) for cell in row.cells) + " |"
         for row in ROWS
-        if row.library == library
+        if row.project == library
     ]
     return "\n".join(head + body) + "\n"
 

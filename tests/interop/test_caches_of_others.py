@@ -17,7 +17,7 @@ def test_every_cell_is_known_and_every_remark_has_a_cell() -> None:
     used = set()
     for row in ROWS:
         assert len(row.cells) == len(COLUMNS)
-        used |= {(row.library, name) for cell in row.cells if cell not in (H, "—") for name in cell.split()}
+        used |= {(row.project, name) for cell in row.cells if cell not in (H, "—") for name in cell.split()}
     assert used == {(library, name) for library, remarks in REMARKS.items() for name in remarks}
 
 

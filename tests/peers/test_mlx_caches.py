@@ -48,7 +48,7 @@ def test_what_holds_is_driven(name: str) -> None:
 
 
 def test_every_row_is_driven() -> None:
-    assert [row.name for row in ROWS if row.library == "mlx-lm"] == list(HOLDING)
+    assert [row.name for row in ROWS if row.project == "mlx-lm"] == list(HOLDING)
 
 
 @pytest.mark.parametrize("name", MLX)

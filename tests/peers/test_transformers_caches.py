@@ -96,7 +96,7 @@ def test_what_holds_is_driven(name: str, adapter: TransformersCache) -> None:
 
 
 def test_every_row_is_driven_with_what_it_says() -> None:
-    rows = {row.name: row for row in ROWS if row.library == "transformers"}
+    rows = {row.name: row for row in ROWS if row.project == "transformers"}
     assert rows.keys() == HOLDING.keys()
     for name, some in HOLDING.items():
         for column, declared in ((1, "rollback"), (3, "select"), (4, "resize"), (5, "branch")):
