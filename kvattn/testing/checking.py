@@ -14,9 +14,10 @@ import numpy as np
 
 from kvattn.errors import ArgumentError
 from kvattn.testing.diagnosis import bends, differential, edges, heads, manners, masks, sight, totals, weights
+from kvattn.testing.diagnosis.behaviour import Behaviour
 from kvattn.testing.diagnosis.differential import Margin
 from kvattn.testing.diagnosis.finding import Finding, plain
-from kvattn.testing.diagnosis.lab import Lab, Misshapen, Refused
+from kvattn.testing.diagnosis.lab import CONTRACT, Lab, Misshapen, Refused
 from kvattn.testing.targets import Target, load, target_of
 
 DTYPES = ("float64", "float32", "float16")
@@ -65,6 +66,8 @@ class Report:
         How the drawn cases went; None where the read-outs left nothing to draw.
     notes
         What else a reader should know.
+    behaviour
+        What the target does, as far as it was read.
 
     Examples
     --------
@@ -84,6 +87,7 @@ class Report:
     calls: int
     margin: Margin | None
     notes: tuple[str, ...]
+    behaviour: Behaviour = CONTRACT
 
     @property
     def verdict(self) -> Literal["pass", "convention", "fault"]:
@@ -213,6 +217,7 @@ def check(
         calls=lab.calls,
         margin=margin,
         notes=tuple(dict.fromkeys(lab.notes)),
+        behaviour=lab.behaviour,
     )
 
 
