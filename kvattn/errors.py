@@ -59,3 +59,19 @@ class MissingExtraError(KvattnError, ImportError):
     >>> issubclass(MissingExtraError, ImportError)
     True
     """
+
+
+class DamagedError(KvattnError):
+    """A recorded file that is not what its checksum promises.
+
+    >>> issubclass(DamagedError, KvattnError)
+    True
+    """
+
+
+class UndecidedError(KvattnError):
+    """Numbers known to within an interval that does not answer the question asked of them.
+
+    >>> issubclass(UndecidedError, KvattnError)
+    True
+    """

@@ -1,0 +1,1 @@
+"""Recorded cases: inputs, and outputs rounded correctly from exact arithmetic."""
