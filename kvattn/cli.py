@@ -22,6 +22,7 @@ examples:
   kvattn check torch.nn.functional:scaled_dot_product_attention
   kvattn check mymodule:my_attention              name what is wrong with a function
   kvattn check mymodule:my_attention --json       the same, for a program
+  kvattn check mymodule:my_attention --write-test a pytest file for it
   kvattn doctor                                   versions, BLAS, CPU, and the probe
 """
 
@@ -67,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--cases", type=int, help="drawn cases (80; 6 for each variant and law of the installation)")
     check.add_argument("--dtype", choices=("float64", "float32", "float16"), default="float64", help="of the inputs")
     check.add_argument("--seed", type=int, default=0, help="of the cases; the same seed gives the same report")
+    check.add_argument(
+        "--write-test",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="write a pytest file for the target, test_<name>.py unless named (needs the testing extra)",
+    )
     check.set_defaults(run=_check)
 
     doctor = commands.add_parser("doctor", help="print versions, BLAS, CPU features, threads and the probe")
@@ -162,10 +170,18 @@ def _print_json(value: Any) -> None:
 def _check(options: argparse.Namespace) -> int:
     show = _progress()
     if options.target is None:
+        if options.write_test is not None:
+            return _complain("--write-test needs a target, got none")
         return _check_installation(options, show)
     from kvattn.testing.checking import check
+    from kvattn.testing.targets import load
 
     cases = 80 if options.cases is None else options.cases
+    written = None
+    if options.write_test is not None:
+        from kvattn.testing.writing import new_file
+
+        written = new_file(load(options.target), options.write_test)
     report = check(options.target, seed=options.seed, dtype=options.dtype, cases=cases, progress=show)
     show("")
     if options.json:
@@ -174,6 +190,12 @@ def _check(options: argparse.Namespace) -> int:
         first, _, rest = str(report).partition("\n")
         name, colon, _ = first.rpartition(":")
         print(f"{name}{colon} {_painted(report.verdict, report.verdict, options)}\n{rest}")
+    if written is not None:
+        from kvattn.testing.writing import text_of
+
+        with written.open("x", encoding="utf-8") as file:
+            file.write(text_of(load(options.target), report))
+        print(f"written: {written}", file=sys.stderr)
     return int(report.verdict == "fault")
 
 

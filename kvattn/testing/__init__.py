@@ -9,13 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kvattn.testing.calls import Call
     from kvattn.testing.checking import Report, check
     from kvattn.testing.diagnosis.finding import Finding
+    from kvattn.testing.passing import must_pass
     from kvattn.testing.targets import Target
 
-__all__ = ["Finding", "Report", "Target", "check"]
+__all__ = ["Call", "Finding", "Report", "Target", "check", "must_pass"]
 
-_HOME = {"Finding": "diagnosis.finding", "Report": "checking", "Target": "targets", "check": "checking"}
+_HOME = {
+    "Call": "calls",
+    "Finding": "diagnosis.finding",
+    "Report": "checking",
+    "Target": "targets",
+    "check": "checking",
+    "must_pass": "passing",
+}
 
 
 def __getattr__(name: str) -> Any:

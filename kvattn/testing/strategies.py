@@ -1,18 +1,24 @@
-"""Hypothesis strategies: the same cases as `kvattn check`, drawn and shrunk by Hypothesis.
+"""Hypothesis strategies: calls of attention functions, cuts, masks, and the cases of every variant.
 
-Needs the ``testing`` extra.
+For the tests of other projects: `calls` with `kvattn.testing.calls.Call`, which knows its answer; `cuts` for
+anything that may be fed in pieces; `masks` for anything that takes a mask.  `cases` and `drawn` are what
+``kvattn check`` uses on the installation.  Needs the ``testing`` extra.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import time
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import seed as seeded_with
 from hypothesis import strategies as st
 
+from kvattn.testing.calls import Call
+from kvattn.testing.drawn_calls import FEATURES, call_of
 from kvattn.testing.installation import Outcome, broken
 from kvattn.testing.laws import Case, LawError
 from kvattn.testing.zoo import ZOO
+from kvattn.testing.zoo.parts import cuts_of, mask_of
+from kvattn.typing import Mask
 
 
 class Drawn:
@@ -38,6 +44,59 @@ class Drawn:
         number = self._draw(st.integers(low, high))
         self.made.append(number - low)
         return number
+
+
+@st.composite
+def calls(
+    draw: st.DrawFn,
+    features: Sequence[str] = FEATURES,
+    dtype: str = "float64",
+    apart: Sequence[Sequence[str]] = (),
+) -> Call:
+    """Calls of an attention function that takes these keywords, two at least at once where there are two.
+
+    Parameters
+    ----------
+    features
+        From ``causal, window, mask, bias, scale, softcap, sinks``.
+    dtype
+        Element type of the arrays.
+    apart
+        Pairs of features that never come together.
+
+    Examples
+    --------
+    >>> from hypothesis import given, settings
+    >>> from kvattn.testing.contract import attend
+    >>> @settings(max_examples=5, database=None)
+    ... @given(calls(["causal", "scale"]))
+    ... def agrees(call):
+    ...     call.must_agree(call.run(attend))
+    >>> agrees()
+    """
+    return call_of(Drawn(draw), features, dtype, apart)
+
+
+@st.composite
+def cuts(draw: st.DrawFn, length: int) -> tuple[int, ...]:
+    """Where to cut ``length`` tokens into pieces: up to four places, the ends and repeated ones included.
+
+    >>> from hypothesis import find
+    >>> find(cuts(5), lambda places: len(places) > 1)
+    (0, 0)
+    """
+    return cuts_of(Drawn(draw), length)
+
+
+@st.composite
+def masks(draw: st.DrawFn) -> Mask:
+    """Masks of `kvattn.masks` and combinations of them.
+
+    >>> from hypothesis import find
+    >>> find(masks(), lambda mask: mask is not None)
+    Causal()
+    """
+    return mask_of(Drawn(draw))
 
 
 @st.composite

@@ -44,13 +44,14 @@ LAYERS = (
     "testing",
     "goldens",
     "interop",
+    "pytest_plugin",
     "",  # kvattn itself: what most readers need
     "cli",
     "__main__",
 )
 """Lowest first; a module may import from its own layer and from those before it."""
 
-DRAWS = re.compile(r"kvattn\.testing\.(strategies|machines\w*|plugin\w*)(\.\w+)*")
+DRAWS = re.compile(r"kvattn\.(testing\.(strategies|machines\w*)(\.\w+)*|pytest_plugin)")
 """Modules that are about Hypothesis or pytest, and import them at module level."""
 
 

@@ -1,0 +1,106 @@
+"""The pytest plugin, run as a user's test suite would run it, each time in a process of its own."""
+
+from importlib.metadata import entry_points
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+LOADED = any(point.value == "kvattn.pytest_plugin" for point in entry_points(group="pytest11"))
+NAMED = () if LOADED else ("-p", "kvattn.pytest_plugin")
+"""Where kvattn is installed, pytest finds the plugin by itself."""
+
+
+@pytest.fixture(autouse=True)
+def _this_kvattn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+
+
+def run(pytester: pytest.Pytester, code: str, *arguments: str) -> pytest.RunResult:
+    pytester.makepyfile(code)
+    return pytester.runpytest_subprocess(*NAMED, "-q", "--strict-markers", *arguments)
+
+
+def test_a_check_fails_with_its_report(pytester: pytest.Pytester) -> None:
+    done = run(
+        pytester,
+        """
+        from kvattn.testing.planted import Planted
+
+        def test_right(kvattn_check):
+            assert kvattn_check(Planted(), cases=4).verdict == "pass"
+
+        def test_wrong(kvattn_check):
+            kvattn_check(Planted(extra_keys=1), cases=4)
+
+        def test_known(kvattn_check):
+            kvattn_check(Planted(extra_keys=1), known=("window-off-by-one",), cases=4)
+        """,
+    )
+    done.assert_outcomes(passed=2, failed=1)
+    done.stdout.fnmatch_lines(["*fault: window-off-by-one*", "*A window of W shows W + 1 keys*"])
+    done.stdout.no_fnmatch_line("*passing.py*raise*")  # its own lines are hidden
+    assert len(done.outlines) < 60
+
+
+def test_golden_cases_are_one_test_each(pytester: pytest.Pytester) -> None:
+    done = run(
+        pytester,
+        """
+        from kvattn.goldens import cases, load
+        from kvattn.pytest_plugin import kvattn_cases
+
+        FAMILY = next(iter(cases())).family
+
+        @kvattn_cases(family=FAMILY)
+        def test_each(kvattn_case):
+            assert kvattn_case.family == FAMILY
+            assert kvattn_case.name == load(kvattn_case.name).name
+
+        def test_count():
+            assert len(list(cases(family=FAMILY))) == COUNT
+        """.replace("COUNT", "sum(1 for case in cases() if case.family == FAMILY)"),
+    )
+    counts = done.parseoutcomes()
+    assert set(counts) == {"passed"}
+    assert counts["passed"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        ("def test_it(kvattn_case): ...", "*must have @kvattn_cases where it asks for kvattn_case*"),
+        ("@kvattn_cases(family='no such')\ndef test_it(kvattn_case): ...", "*no such*"),
+        ("@kvattn_cases(colour='red')\ndef test_it(kvattn_case): ...", "*colour*"),
+    ],
+)
+def test_a_selection_that_selects_nothing_is_an_error(pytester: pytest.Pytester, test: str, words: str) -> None:
+    done = run(pytester, f"from kvattn.pytest_plugin import kvattn_cases\n{test}\n")
+    assert done.ret != 0
+    (done.stdout if words.strip("*") and any(done.outlines) else done.stderr).fnmatch_lines([words])
+
+
+def test_what_a_test_counts_is_its_own(pytester: pytest.Pytester) -> None:
+    done = run(
+        pytester,
+        """
+        import numpy as np
+        import pytest
+        from kvattn import ops
+
+        @pytest.mark.parametrize("again", [1, 2])
+        def test_counts(kvattn_tally, again):
+            ops.contract(np.ones((3, 4)), np.ones((4, 5)))
+            assert kvattn_tally.matmul == 120
+        """,
+    )
+    done.assert_outcomes(passed=2)
+
+
+def test_loading_it_loads_no_numpy() -> None:
+    code = "import sys, kvattn.pytest_plugin; print(sorted({'numpy', 'hypothesis'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,56 @@
+"""Drawn calls mix features, differ in their sizes, and stand at boundaries."""
+
+from collections import Counter
+
+import pytest
+
+from kvattn.errors import ArgumentError
+from kvattn.testing.choices import Recorded
+from kvattn.testing.drawn_calls import FEATURES, call_of
+from kvattn.testing.targets import KEYWORDS
+
+
+def test_every_feature_is_a_keyword_of_the_contract() -> None:
+    assert set(FEATURES) <= set(KEYWORDS)
+
+
+def test_two_features_at_least_and_never_a_window_alone() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(400):
+        options = call_of(Recorded(seed=seed), FEATURES).options
+        assert len(options) >= 2
+        assert "causal" in options or "window" not in options
+        seen.update(options.keys())
+    assert min(seen[name] for name in FEATURES) > 100
+
+
+def test_sizes_differ_and_windows_meet_their_boundaries() -> None:
+    calls = [call_of(Recorded(seed=seed), FEATURES) for seed in range(1000)]
+    shapes = {(c.q.shape[0], c.q.shape[1], c.k.shape[1], c.q.shape[2], c.k.shape[2]) for c in calls}
+    assert len(shapes) > 150
+    assert any(hq > hkv > 1 for _, hq, hkv, _, _ in shapes)
+    assert {t == 1 for *_, t, _ in shapes} == {t == s for *_, t, s in shapes} == {True, False}
+    assert {15, 16, 17, 127, 128, 129} <= {s for *_, s in shapes}
+    beside = {call.options["window"] - call.k.shape[2] for call in calls if "window" in call.options}
+    assert {-1, 0, 1} <= beside
+    assert any(not call.visible.any(-1).all() for call in calls)
+
+
+def test_what_must_not_come_together_does_not() -> None:
+    for seed in range(200):
+        names = set(call_of(Recorded(seed=seed), FEATURES, apart=[("causal", "mask"), ("bias", "mask")]).options)
+        assert not {"causal", "mask"} <= names
+        assert not {"bias", "mask"} <= names
+        assert "causal" in names or "window" not in names
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        (("causal", "dropout"), "features must be from causal, window, .*, got dropout"),
+        (("window",), "features must have causal where they have window"),
+    ],
+)
+def test_unknown_features_are_refused(features: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        call_of(Recorded(), features)
