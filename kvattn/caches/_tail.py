@@ -10,8 +10,10 @@ from typing import Any, Generic
 
 import numpy as np
 
-from kvattn.arguments import integer
+from kvattn.arguments import integer, integers
+from kvattn.caches._apart import Used, apart, together
 from kvattn.caches.blocks import KeyBlock
+from kvattn.caches.flattened import Header, Reader, Writer, described
 from kvattn.caches.pages import Page
 from kvattn.caches.rows import R, Schema
 from kvattn.caches.tables import RawBlock, Table, extend, gather, raw_blocks
@@ -97,6 +99,58 @@ class Tail(Generic[R]):
     def blocks(self, sequence: int) -> tuple[KeyBlock, ...]:
         """The same, as the streaming softmax takes them."""
         return key_blocks(self.schema, self.raw_blocks(sequence))
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """Numbers of pages, and of each page the span of slots whose rows are somebody's."""
+        uses = [
+            [Used(page, *self._span(start, length, n)) for n, page in enumerate(table, start // self.page)]
+            for table, start, length in zip(self._tables, self.starts, self.lengths, strict=True)
+        ]
+        found = apart(uses)
+        writer.rows(self.schema, found.rows())
+        return {
+            "schema": described(self.schema),
+            "page": self.page,
+            "starts": [*self.starts],
+            "lengths": [*self.lengths],
+            "tables": [[*table] for table in found.tables],
+            "spans": [[low, high] for _, low, high in found.pages],
+        }
+
+    def _span(self, start: int, length: int, index: int) -> tuple[int, int]:
+        """The slots of a page, counted from its own first, that lie in ``start .. length - 1``."""
+        base = index * self.page
+        return max(0, start - base), min(self.page, length - base)
+
+    def rebuild_from(self, reader: Reader) -> "Tail[R]":
+        """Another one of this schema, on pages of its own; slots in front of a page's span are never read."""
+        header = reader.header
+        reader.fits(self.schema)
+        size = integer("page", header["page"], 1)
+        lengths = integers("lengths", header["lengths"], 0)
+        starts, tables = reader.each("starts", len(lengths)), header["tables"]
+        spans = [(integer("spans", low, 0), integer("spans", high, low, size)) for low, high in header["spans"]]
+        empty = replace(self, page=size)
+        places: dict[int, int] = {}
+        if len(tables) != len(lengths):
+            raise ArgumentError(f"tables must be given for each of {len(lengths)} sequences, got {len(tables)}")
+        for b, (table, start, length) in enumerate(zip(tables, starts, lengths, strict=True)):
+            integer(f"starts[{b}]", start, 0, length)
+            first, stop = start // size, -(-length // size)
+            if len(table) != stop - first:
+                raise ArgumentError(f"tables[{b}] must name {stop - first} pages, got {len(table)}")
+            for index, number in enumerate(table, first):
+                low, high = spans[integer(f"tables[{b}]", number, 0, len(spans) - 1)]
+                needed = empty._span(start, length, index)
+                if low > needed[0] or high < needed[1] or places.setdefault(number, index) != index:
+                    raise ArgumentError(
+                        f"tables[{b}] must name pages of enough rows, each at one place of all tables, got {number} "
+                        f"of slots {low} .. {high - 1} at {index} for {needed[0]} .. {needed[1] - 1}"
+                    )
+        rows = reader.rows(self.schema, [high - low for low, high in spans])
+        pages = [together(self.schema, size, low, piece) for (low, _), piece in zip(spans, rows, strict=True)]
+        again = tuple(Vector.of(pages[number] for number in table) for table in tables)
+        return replace(empty, starts=starts, lengths=lengths, _tables=again)
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page held, each once."""

@@ -19,7 +19,8 @@ import numpy as np
 
 from kvattn.arguments import integer
 from kvattn.arrays import anything
-from kvattn.caches.paged import Paged, PagedParts
+from kvattn.caches.paged import Paged
+from kvattn.caches.paged_parts import PagedParts
 from kvattn.caches.pages import unwritten
 from kvattn.caches.rows import R, Schema
 from kvattn.errors import ArgumentError, DtypeError, ShapeError

@@ -28,6 +28,7 @@ import numpy as np
 from kvattn.arguments import integer
 from kvattn.caches._tail import Tail
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.caches.flattened import Header, Reader, Writer
 from kvattn.caches.paged import live_bytes, per_sequence
 from kvattn.caches.rows import R, Schema, coming, read_places
 from kvattn.caches.tables import RawBlock
@@ -286,6 +287,26 @@ slots 0 .. 3 have been forgotten
         [(512, 1)]
         """
         return self._tail.blocks(integer("sequence", sequence, 0, self.batch - 1))
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """What `kvattn.caches.flattened` has of this value: the rows of `remembered` and nothing else.
+
+        >>> from kvattn.caches.rows import latent
+        >>> ChunkedLocal.start(latent(2), size=4).flatten_into(Writer("cache", {}))["size"]
+        4
+        """
+        return {"size": self.size, "rollback": self.rollback, "tail": writer.inner(self._tail)}
+
+    def rebuild_from(self, reader: Reader) -> "ChunkedLocal[R]":
+        """Another cache of these sizes and this schema, as `kvattn.caches.flattened` has it.
+
+        >>> from kvattn.caches.rows import latent
+        >>> empty, writer = ChunkedLocal.start(latent(2), size=4), Writer("cache", {})
+        >>> empty.rebuild_from(Reader("cache", empty.flatten_into(writer), writer.arrays))
+        ChunkedLocal(Latent, size=4, rollback=0, lengths=(0,))
+        """
+        reader.agree(size=self.size, rollback=self.rollback)
+        return replace(self, _tail=reader.inner(reader.header["tail"], self._tail))
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page held, each once.

@@ -36,6 +36,7 @@ import numpy as np
 from kvattn.arguments import shown
 from kvattn.arrays import compute_dtype
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
+from kvattn.caches.flattened import Header, Reader, Writer, described
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import Field, KeyValue, Schema, read_counts, read_places
 from kvattn.codecs.codec import Codec, Part
@@ -316,6 +317,29 @@ class Coded:
             for n in self.lengths
         )
         return sum(decoded, Tally())
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """What `kvattn.caches.flattened` has of this value: codes and scales, and the codecs as they name themselves.
+
+        >>> from kvattn.caches.rows import key_value
+        >>> from kvattn.codecs import Q8_0
+        >>> Coded.start(key_value(1, 32), keys=Q8_0(), values=Q8_0()).flatten_into(Writer("cache", {}))["keys"]
+        'Q8_0()'
+        """
+        codecs = {"keys": repr(self.keys), "values": repr(self.values)}
+        return {"rows": described(self.schema), **codecs, "memory": writer.inner(self.memory)}
+
+    def rebuild_from(self, reader: Reader) -> "Coded":
+        """Another cache of these codecs and this schema, as `kvattn.caches.flattened` has it.
+
+        >>> from kvattn.caches.rows import key_value
+        >>> from kvattn.codecs import Q8_0
+        >>> empty, writer = Coded.start(key_value(1, 32), keys=Q8_0(), values=Q8_0()), Writer("cache", {})
+        >>> empty.rebuild_from(Reader("cache", empty.flatten_into(writer), writer.arrays))
+        Coded(keys=Q8_0(), values=Q8_0(), lengths=(0,))
+        """
+        reader.agree(rows=described(self.schema), keys=repr(self.keys), values=repr(self.values))
+        return replace(self, memory=reader.inner(reader.header["memory"], self.memory))
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page held, each once; codes and scales.

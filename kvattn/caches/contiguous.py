@@ -25,9 +25,11 @@ from typing import Any, Generic
 
 import numpy as np
 
-from kvattn.arguments import integer
+from kvattn.arguments import integer, integers
+from kvattn.caches._apart import Used, apart, together
 from kvattn.caches._tail import key_blocks
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.caches.flattened import Header, Reader, Writer, described
 from kvattn.caches.paged import live_bytes, per_sequence
 from kvattn.caches.pages import Page
 from kvattn.caches.rows import R, Schema, coming, read_counts, read_places
@@ -332,6 +334,55 @@ class Contiguous(Generic[R]):
         [(0, 256), (256, 44)]
         """
         return key_blocks(self.schema, self.raw_blocks(sequence))
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """What `kvattn.caches.flattened` has of this value: buffers, how large they are and how many rows count.
+
+        >>> from kvattn.caches.rows import latent
+        >>> cache = Contiguous.start(latent(2), room=4).append([np.ones((1, 1, 5, 2))]).select([0, 0])
+        >>> header = cache.flatten_into(Writer("cache", {}))
+        >>> header["buffers"], header["capacities"], header["counts"]
+        ([0, 0], [8], [5])
+        """
+        pairs = zip(self._buffers, self.lengths, strict=True)
+        found = apart([Used(buffer, 0, length)] for buffer, length in pairs)
+        writer.rows(self.schema, found.rows())
+        return {
+            "schema": described(self.schema),
+            "room": self.room,
+            "lengths": [*self.lengths],
+            "buffers": [number for (number,) in found.tables],
+            "capacities": [buffer.size for buffer, _, _ in found.pages if buffer is not None],
+            "counts": [high for _, _, high in found.pages],
+        }
+
+    def rebuild_from(self, reader: Reader) -> "Contiguous[R]":
+        """Another cache of this schema, in buffers of its own, as `kvattn.caches.flattened` has it.
+
+        >>> from kvattn.caches.rows import latent
+        >>> empty, writer = Contiguous.start(latent(2), room=4), Writer("cache", {})
+        >>> empty.rebuild_from(Reader("cache", empty.flatten_into(writer), writer.arrays))
+        Contiguous(Latent, room=4, lengths=(0,))
+        """
+        reader.fits(self.schema)
+        header = reader.header
+        room, lengths = integer("room", header["room"], 1), integers("lengths", header["lengths"], 0)
+        capacities, counts = ([integer(name, n, 0) for n in header[name]] for name in ("capacities", "counts"))
+        numbers = [integer("buffers", number, -1, len(capacities) - 1) for number in header["buffers"]]
+        if len(numbers) != len(lengths) or len(counts) != len(capacities):
+            raise ArgumentError(
+                f"header must hold a buffer for each of {len(lengths)} sequences, and a count for each of "
+                f"{len(capacities)} buffers, got {len(numbers)} and {len(counts)}"
+            )
+        for b, (number, length) in enumerate(zip(numbers, lengths, strict=True)):
+            held, size = (counts[number], capacities[number]) if number >= 0 else (0, 0)
+            if not length <= held <= size or (size and size != _doubled(room, size)):
+                raise ArgumentError(
+                    f"buffers[{b}] must be one with {length} rows, of {room} doubled, got {held} in a room of {size}"
+                )
+        rows = reader.rows(self.schema, counts)
+        made = [together(self.schema, size, 0, piece) for size, piece in zip(capacities, rows, strict=True)]
+        return replace(self, room=room, lengths=lengths, _buffers=tuple(made[n] if n >= 0 else None for n in numbers))
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every buffer held, each once.

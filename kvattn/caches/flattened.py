@@ -2,28 +2,27 @@
 
 The header is JSON's kind of value and says everything but the rows: the kind of cache, its schema, page and lengths,
 and which pages each sequence has.  A page that several sequences share stands there once and is shared again when the
-cache is rebuilt; what nobody holds any more is not there.  A `Layered` that has one and the same value in two places
-gets one value in two places; pages that different parts share are kept once for each part.
+cache is rebuilt; what nobody holds any more is not there.  A `kvattn.caches.layered.Layered` that has one and the same
+value in two places gets one value in two places; pages that different parts share are kept once for each part.
+
+Every storage says itself what it is made of: it writes its header and arrays to a `Writer` in ``flatten_into`` and
+makes its like from a `Reader` in ``rebuild_from``.  So this file knows no storage, and another one needs those two.
 
 A class is no plain number, so `rebuilt` asks for a cache of the kind that is expected, such as the empty one that a
 layer starts with, and compares: a file never decides what is made of it.
 
-Known kinds: `Paged`, `Static`, `SinkWindow`, `Snapshots`, and `Layered` of these.
+Not here: `kvattn.caches.pool.BlockPool`, whose handles are names in one process; its sequences go as tables
+(`kvattn.caches.block_tables`).
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, TypeVar
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from kvattn.arguments import integer, integers, shown
-from kvattn.caches.layered import Layered
-from kvattn.caches.paged import Paged, PagedParts
+from kvattn.arguments import integers, shown
 from kvattn.caches.rows import Schema
-from kvattn.caches.sink_window import SinkWindow
-from kvattn.caches.snapshots import Snapshots, State
-from kvattn.caches.static import Static
 from kvattn.errors import ArgumentError, DtypeError, KvattnError, ShapeError
 from kvattn.typing import Array
 
@@ -40,25 +39,199 @@ class Flat(NamedTuple):
     arrays: dict[str, Array]
 
 
+@runtime_checkable
+class Flattens(Protocol):
+    """A cache that says what it is made of; nothing needs to inherit from it."""
+
+    def flatten_into(self, writer: "Writer") -> Header:
+        """Write arrays and caches inside, and say everything else."""
+
+    def rebuild_from(self, reader: "Reader") -> Any:
+        """Another cache of this kind, as the reader has it; this one only says what is expected."""
+
+
+class Writer:
+    """Takes the arrays of a cache, and of the caches inside it, under names that begin with the cache's own.
+
+    >>> writer = Writer("cache", {})
+    >>> writer.array(".k", np.ones(3))
+    >>> list(writer.arrays)
+    ['cache.k']
+    """
+
+    def __init__(self, name: str, arrays: dict[str, Array]) -> None:
+        self.name, self.arrays = name, arrays
+
+    def array(self, suffix: str, array: Array) -> None:
+        """Add an array; the suffix begins with a point, or with @ where it is no field of a row.
+
+        >>> Writer("cache", {}).array("@positions", np.arange(3))
+        """
+        self.arrays[f"{self.name}{suffix}"] = array
+
+    def rows(self, schema: Schema[Any], pieces: Sequence[Sequence[Array]]) -> None:
+        """Add one array for each stored field: the rows ``[heads, n, width]`` of all pieces, one after the other.
+
+        >>> from kvattn.caches.rows import latent
+        >>> writer = Writer("cache", {})
+        >>> writer.rows(latent(2), [[np.ones((1, 3, 2))], [np.ones((1, 1, 2))]])
+        >>> writer.arrays["cache.latent"].shape
+        (1, 4, 2)
+        """
+        for n, field in enumerate(schema.stored):
+            nothing = np.empty((field.heads, 0, field.width), field.dtype)
+            whole = [nothing, *(piece[n] for piece in pieces)]
+            self.array(_suffix(schema, n), np.concatenate(whole, axis=1, dtype=field.dtype))
+
+    def inner(self, cache: Any, suffix: str = "") -> Header:
+        """Write a cache inside this one, and give its header.
+
+        Raises
+        ------
+        ArgumentError
+            Something that does not say what it is made of.
+
+        Examples
+        --------
+        >>> from kvattn.caches import Paged, latent
+        >>> Writer("cache", {}).inner(Paged.start(latent(2)), ".sums")["kind"]
+        'Paged'
+        """
+        if not isinstance(cache, Flattens):
+            raise ArgumentError(f"cache must be a storage that can be flattened, such as Paged, got {shown(cache)}")
+        return {"kind": type(cache).__name__, **cache.flatten_into(Writer(f"{self.name}{suffix}", self.arrays))}
+
+
+class Reader:
+    """Gives the header of a cache and, once each, the arrays and the caches inside it.
+
+    >>> reader = Reader("cache", {"window": 4}, {"cache.k": np.ones(3)})
+    >>> reader.header["window"], reader.array(".k", (3,), np.float64)
+    (4, array([1., 1., 1.]))
+    """
+
+    def __init__(self, name: str, header: Mapping[str, Any], arrays: dict[str, Array]) -> None:
+        self.name, self.header, self.arrays = name, header, arrays
+
+    def array(self, suffix: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Take an array, of the shape and dtype that the header promises.
+
+        Raises
+        ------
+        ArgumentError
+            It is not there.
+        ShapeError, DtypeError
+            It is another one.
+
+        Examples
+        --------
+        >>> Reader("cache", {}, {"cache.k": np.ones(3)}).array(".k", (4,), np.float64)
+        Traceback (most recent call last):
+        kvattn.errors.ShapeError: cache.k must have shape (4,) as in the header, got (3,)
+        """
+        name = f"{self.name}{suffix}"
+        if name not in self.arrays:
+            raise ArgumentError(f"arrays must hold {name}, got {', '.join(sorted(self.arrays)) or 'none'}")
+        array = self.arrays.pop(name)
+        if array.shape != shape:
+            raise ShapeError(f"{name} must have shape {shape} as in the header, got {array.shape}")
+        if array.dtype != np.dtype(dtype):
+            raise DtypeError(f"{name} must have dtype {np.dtype(dtype)} as in the header, got {array.dtype}")
+        return array
+
+    def rows(self, schema: Schema[Any], counts: Sequence[int]) -> list[tuple[Array, ...]]:
+        """Take the arrays of every stored field, cut into pieces of so many rows.
+
+        >>> from kvattn.caches.rows import latent
+        >>> reader = Reader("cache", {}, {"cache.latent": np.ones((1, 4, 2))})
+        >>> [piece[0].shape for piece in reader.rows(latent(2), [3, 1])]
+        [(1, 3, 2), (1, 1, 2)]
+        """
+        stops = np.cumsum([0, *counts]).tolist()
+        whole = [
+            self.array(_suffix(schema, n), (f.heads, stops[-1], f.width), f.dtype) for n, f in enumerate(schema.stored)
+        ]
+        return [tuple(x[:, low:high] for x in whole) for low, high in pairwise(stops)]
+
+    def inner(self, header: Mapping[str, Any], like: Any, suffix: str = "") -> Any:
+        """Make the cache inside this one that a header tells of.
+
+        Raises
+        ------
+        ArgumentError
+            Another kind than that of ``like``, and whatever that kind refuses.
+
+        Examples
+        --------
+        >>> from kvattn.caches import Paged, latent
+        >>> Reader("cache", {}, {}).inner({"kind": "Ring"}, Paged.start(latent(2)))
+        Traceback (most recent call last):
+        kvattn.errors.ArgumentError: like must be a 'Ring' as in the header, got Paged
+        """
+        if header["kind"] != type(like).__name__:
+            raise ArgumentError(f"like must be a {shown(header['kind'])} as in the header, got {type(like).__name__}")
+        if not isinstance(like, Flattens):
+            raise ArgumentError(f"like must be a storage that can be rebuilt, such as Paged, got {shown(like)}")
+        return like.rebuild_from(Reader(f"{self.name}{suffix}", header, self.arrays))
+
+    def agree(self, **mine: object) -> None:
+        """Refuse a header that says something else than these numbers or texts of ``like``.
+
+        >>> Reader("cache", {"window": 4, "rollback": 0}, {}).agree(window=4, rollback=1)
+        Traceback (most recent call last):
+        kvattn.errors.ArgumentError: like must have window and rollback [4, 0], got [4, 1]
+        """
+        wanted, came = [self.header[name] for name in mine], list(mine.values())
+        if [(type(x), x) for x in wanted] != [(type(x), x) for x in came]:
+            *names, last = mine
+            both = (wanted, came) if names else (wanted[0], came[0])
+            raise ArgumentError(
+                f"like must have {', '.join(names)}{' and ' if names else ''}{last} {both[0]}, got {both[1]}"
+            )
+
+    def each(self, name: str, batch: int) -> tuple[int, ...]:
+        """Numbers >= 0 of the header, one for each sequence.
+
+        >>> Reader("cache", {"lengths": [3, 1]}, {}).each("lengths", 2)
+        (3, 1)
+        """
+        found = integers(name, self.header[name], 0)
+        if len(found) != batch:
+            raise ArgumentError(f"{name} must be given for each of {batch} sequences, got {len(found)}")
+        return found
+
+    def fits(self, schema: Schema[Any]) -> None:
+        """Refuse a header whose schema is another one.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Reader("cache", {"schema": described(latent(2))}, {}).fits(latent(2))
+        """
+        wanted, came = self.header["schema"], described(schema)
+        if wanted["fields"] != came["fields"]:
+            raise ArgumentError(f"like must store {wanted['fields']}, got {came['fields']}")
+        if wanted != came:
+            raise ArgumentError(f"like must have the schema {wanted}, got {came}")
+
+
 def flatten(cache: Any) -> Flat:
     """Take a cache apart.
 
     Raises
     ------
     ArgumentError
-        A kind of cache that is not known here.
+        Something that is no storage, or one that cannot be flattened.
 
     Examples
     --------
-    >>> from kvattn.caches.rows import latent
+    >>> from kvattn.caches import Paged, latent
     >>> flat = flatten(Paged.start(latent(2), page=4).append([np.ones((1, 1, 5, 2))]))
     >>> flat.header["kind"], flat.header["tables"], flat.header["counts"]
     ('Paged', [[0, 1]], [4, 1])
     >>> {name: array.shape for name, array in flat.arrays.items()}
     {'cache.latent': (1, 5, 2)}
     """
-    arrays: dict[str, Array] = {}
-    return Flat(_header("cache", cache, arrays), arrays)
+    writer = Writer("cache", {})
+    return Flat(writer.inner(cache), writer.arrays)
 
 
 def rebuilt(flat: Flat, like: K) -> K:
@@ -79,7 +252,7 @@ def rebuilt(flat: Flat, like: K) -> K:
 
     Examples
     --------
-    >>> from kvattn.caches.rows import latent
+    >>> from kvattn.caches import Paged, latent
     >>> cache = Paged.start(latent(2), page=4).append([np.ones((1, 1, 5, 2))])
     >>> rebuilt(flatten(cache), Paged.start(latent(2)))
     Paged(Latent, page=4, lengths=(5,))
@@ -87,186 +260,30 @@ def rebuilt(flat: Flat, like: K) -> K:
     Traceback (most recent call last):
     kvattn.errors.ArgumentError: like must store [['latent', 1, 2, '<f8', False]], got [['latent', 1, 3, '<f8', False]]
     """
-    left = dict(flat.arrays)
+    reader = Reader("cache", flat.header, dict(flat.arrays))
     try:
-        made = _made("cache", flat.header, left, like)
+        made = reader.inner(flat.header, like)
     except KvattnError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ArgumentError(f"header must describe a cache, got {type(error).__name__} at {error}") from error
-    if left:
-        raise ArgumentError(f"arrays must be those that the header describes, got {', '.join(sorted(left))} as well")
+    if reader.arrays:
+        left = ", ".join(sorted(reader.arrays))
+        raise ArgumentError(f"arrays must be those that the header describes, got {left} as well")
     return made  # type: ignore[no-any-return]
 
 
-def _described(schema: Schema[Any]) -> Header:
+def described(schema: Schema[Any]) -> Header:
+    """A schema as a header has it.
+
+    >>> from kvattn.caches.rows import latent
+    >>> described(latent(2))
+    {'row': 'Latent', 'placed': False, 'fields': [['latent', 1, 2, '<f8', False]]}
+    """
     fields = [[f.name, f.heads, f.width, np.dtype(f.dtype).str, f.keys] for f in schema.fields]
     return {"row": schema.name, "placed": schema.placed, "fields": fields}
 
 
-def _header(name: str, cache: Any, arrays: dict[str, Array]) -> Header:
-    if type(cache) is Paged:
-        return _paged_header(name, cache, arrays)
-    if type(cache) is Static:
-        return {"kind": "Static", "lengths": [*cache.lengths], "memory": _header(name, cache.memory, arrays)}
-    if type(cache) is SinkWindow:
-        sizes = {"sinks": cache.sinks, "window": cache.window, "rollback": cache.rollback}
-        memory = _header(name, cache.memory, arrays)
-        return {"kind": "SinkWindow", **sizes, "forgotten": [*cache.forgotten], "memory": memory}
-    if type(cache) is Snapshots:
-        return _snapshots_header(name, cache, arrays)
-    if type(cache) is Layered:
-        parts: list[Header] = []
-        for n, part in enumerate(cache.parts):
-            same = next(m for m, other in enumerate(cache.parts) if other is part)
-            parts.append({"kind": "Same", "part": same} if same < n else _header(f"{name}.{n}", part, arrays))
-        return {"kind": "Layered", "parts": parts}
-    raise ArgumentError(f"cache must be Paged, Static, SinkWindow, Snapshots or Layered, got {shown(cache)}")
-
-
-def _paged_header(name: str, cache: Paged[Any], arrays: dict[str, Array]) -> Header:
-    parts = cache.parts()
-    for n, field in enumerate(cache.schema.stored):
-        nothing = np.empty((field.heads, 0, field.width), field.dtype)
-        whole = [nothing, *(rows[n] for rows in parts.rows)]
-        arrays[_place(name, cache.schema, n)] = np.concatenate(whole, axis=1, dtype=field.dtype)
-    return {
-        "kind": "Paged",
-        "schema": _described(cache.schema),
-        "page": parts.page,
-        "lengths": [*parts.lengths],
-        "ends": [*parts.ends],
-        "marks": [[*mark] for mark in parts.marks],
-        "tables": [[*table] for table in parts.tables],
-        "counts": [rows[0].shape[1] for rows in parts.rows],
-    }
-
-
-def _place(name: str, schema: Schema[Any], n: int) -> str:
-    """The name of the array of a stored field; positions are no field of the row, whatever its fields are called."""
-    return f"{name}.{schema.fields[n].name}" if n < len(schema.fields) else f"{name}@positions"
-
-
-def _names(cache: Snapshots[Any]) -> list[str]:
-    model = cache.histories[0][-1][1].arrays
-    return list(getattr(cache.row, "_fields", map(str, range(len(model)))))
-
-
-def _state(cache: Snapshots[Any]) -> Header:
-    model = cache.histories[0][-1][1].arrays
-    fields = [[name, x.dtype.str, [*x.shape]] for name, x in zip(_names(cache), model, strict=True)]
-    return {"row": str(getattr(cache.row, "__name__", cache.row)), "fields": fields}
-
-
-def _snapshots_header(name: str, cache: Snapshots[Any], arrays: dict[str, Array]) -> Header:
-    states = {state.serial: state for history in cache.histories for _, state in history}
-    numbers = {serial: n for n, serial in enumerate(states)}
-    for n, field in enumerate(_names(cache)):
-        first = next(iter(states.values())).arrays[n]
-        arrays[f"{name}.{field}"] = np.stack([state.arrays[n] for state in states.values()], dtype=first.dtype)
-    histories = [[[length, numbers[state.serial]] for length, state in history] for history in cache.histories]
-    return {"kind": "Snapshots", "state": _state(cache), "rollback": cache.rollback, "histories": histories}
-
-
-def _made(name: str, header: Mapping[str, Any], arrays: dict[str, Array], like: Any) -> Any:
-    kind = header["kind"]
-    if kind != type(like).__name__:
-        raise ArgumentError(f"like must be a {shown(kind)} as in the header, got {type(like).__name__}")
-    if kind == "Paged":
-        return _made_paged(name, header, arrays, like)
-    if kind == "Static":
-        memory = _made(name, header["memory"], arrays, like.memory)
-        return Static(memory, _as_many("lengths", header["lengths"], memory.lengths))
-    if kind == "SinkWindow":
-        sizes = [integer(size, header[size], 0) for size in ("sinks", "window", "rollback")]
-        if sizes != [like.sinks, like.window, like.rollback]:
-            raise ArgumentError(
-                f"like must have sinks, window and rollback {sizes}, got {[like.sinks, like.window, like.rollback]}"
-            )
-        memory = _made(name, header["memory"], arrays, like.memory)
-        forgotten = _as_many("forgotten", header["forgotten"], memory.lengths)
-        for b, (first, length) in enumerate(zip(forgotten, memory.lengths, strict=True)):
-            held = memory.held(b)
-            if not sizes[0] <= first <= max(sizes[0], length) or not (held[: sizes[0]].all() and held[first:].all()):
-                raise ArgumentError(f"forgotten[{b}] must lie before slots that are all held, got {first} of {length}")
-        return SinkWindow(like.sinks, like.window, like.rollback, memory, forgotten)
-    if kind == "Snapshots":
-        return _made_snapshots(name, header, arrays, like)
-    if kind == "Layered":
-        if len(header["parts"]) != len(like.parts):
-            raise ArgumentError(f"like must have {len(header['parts'])} parts, got {len(like.parts)}")
-        parts: list[Any] = []
-        for n, (part, model) in enumerate(zip(header["parts"], like.parts, strict=True)):
-            again = part["kind"] == "Same"
-            parts.append(
-                parts[integer("part", part["part"], 0, n - 1)] if again else _made(f"{name}.{n}", part, arrays, model)
-            )
-        return Layered(tuple(parts))
-    raise ArgumentError(f"like must be Paged, Static, SinkWindow, Snapshots or Layered, got {kind}")
-
-
-def _as_many(name: str, values: Sequence[int], lengths: Sequence[int]) -> tuple[int, ...]:
-    found = integers(name, values, 0)
-    if len(found) != len(lengths):
-        raise ArgumentError(f"{name} must be given for each of {len(lengths)} sequences, got {len(found)}")
-    return found
-
-
-def _taken(arrays: dict[str, Array], name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    if name not in arrays:
-        raise ArgumentError(f"arrays must hold {name}, got {', '.join(sorted(arrays)) or 'none'}")
-    array = arrays.pop(name)
-    if array.shape != shape:
-        raise ShapeError(f"{name} must have shape {shape} as in the header, got {array.shape}")
-    if array.dtype != dtype:
-        raise DtypeError(f"{name} must have dtype {dtype} as in the header, got {array.dtype}")
-    return array
-
-
-def _made_paged(name: str, header: Mapping[str, Any], arrays: dict[str, Array], like: Paged[Any]) -> Paged[Any]:
-    wanted, came = header["schema"], _described(like.schema)
-    if wanted["fields"] != came["fields"]:
-        raise ArgumentError(f"like must store {wanted['fields']}, got {came['fields']}")
-    if wanted != came:
-        raise ArgumentError(f"like must have the schema {wanted}, got {came}")
-    counts = [integer("counts", n, 1) for n in header["counts"]]
-    stops = [0, *accumulate(counts)]
-    whole = [
-        _taken(arrays, _place(name, like.schema, n), (f.heads, stops[-1], f.width), np.dtype(f.dtype))
-        for n, f in enumerate(like.schema.stored)
-    ]
-    parts = PagedParts(
-        header["page"],
-        header["lengths"],
-        header["ends"],
-        tuple((at, end) for at, end in header["marks"]),
-        tuple(map(tuple, header["tables"])),
-        tuple(tuple(x[:, low:high] for x in whole) for low, high in pairwise(stops)),
-    )
-    return Paged.of_parts(like.schema, parts)
-
-
-def _made_snapshots(
-    name: str, header: Mapping[str, Any], arrays: dict[str, Array], like: Snapshots[Any]
-) -> Snapshots[Any]:
-    if header["state"] != _state(like):
-        raise ArgumentError(f"like must have states {header['state']}, got {_state(like)}")
-    if integer("rollback", header["rollback"], 0) != like.rollback:
-        raise ArgumentError(f"like must have rollback {header['rollback']}, got {like.rollback}")
-    numbers = {number for history in header["histories"] for _, number in history}
-    model = like.histories[0][-1][1].arrays
-    stacked = [
-        _taken(arrays, f"{name}.{field}", (len(numbers), *x.shape), x.dtype)
-        for field, x in zip(_names(like), model, strict=True)
-    ]
-    states = [State([x[n] for x in stacked]) for n in range(len(numbers))]
-    histories = []
-    for history in header["histories"]:
-        lengths = integers("lengths of a history", [length for length, _ in history], 0)
-        if any(low >= high for low, high in pairwise(lengths)):
-            raise ArgumentError(f"lengths of a history must increase, got {lengths}")
-        kept = [states[integer("state", number, 0, len(states) - 1)] for _, number in history]
-        histories.append(tuple(zip(lengths, kept, strict=True)))
-    if not histories:
-        raise ArgumentError("histories must be at least one, got none")
-    return Snapshots(like.row, like.rollback, tuple(histories))
+def _suffix(schema: Schema[Any], n: int) -> str:
+    """What the array of a stored field is called; positions are no field of the row, whatever its fields are called."""
+    return f".{schema.fields[n].name}" if n < len(schema.fields) else "@positions"

@@ -36,6 +36,7 @@ import numpy as np
 from kvattn.caches._tail import Tail
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
 from kvattn.caches.coded import finite, read_schema, row_class
+from kvattn.caches.flattened import Header, Reader, Writer
 from kvattn.caches.paged import Paged, live_bytes, per_sequence
 from kvattn.caches.rows import Field, KeyValue, Schema, coming, read_places
 from kvattn.caches.vectors import Vector
@@ -45,6 +46,8 @@ from kvattn.errors import ArgumentError, RollbackError
 from kvattn.typing import Array, Attended, Positions
 
 S = TypeVar("S")
+
+_PARTS = ("recent", "key_groups", "value_codes")
 
 
 class Layer(Protocol[S]):
@@ -330,6 +333,41 @@ class KiviCache:
         k, v = self.rows(sequence)
         found = blocks_of(k[0], v[0], np.arange(self.lengths[sequence]))
         return tuple(block._replace(stored=self._stored(sequence, block)) for block in found)
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """What `kvattn.caches.flattened` has of this value: whole rows, and codes with their scales.
+
+        >>> from kvattn.caches.rows import key_value
+        >>> KiviCache.start(key_value(1, 32), Kivi()).flatten_into(Writer("cache", {}))["kivi"]
+        'Kivi(bits=2, group=32, residual=128)'
+        """
+        return {"kivi": repr(self.kivi), **{name: writer.inner(getattr(self, name)) for name in _PARTS}}
+
+    def rebuild_from(self, reader: Reader) -> "KiviCache":
+        """Another cache of this schema, as `kvattn.caches.flattened` has it.
+
+        >>> from kvattn.caches.rows import key_value
+        >>> empty, writer = KiviCache.start(key_value(1, 32), Kivi()), Writer("cache", {})
+        >>> empty.rebuild_from(Reader("cache", empty.flatten_into(writer), writer.arrays)).settled
+        (0,)
+        """
+        reader.agree(kivi=repr(self.kivi))
+        made = {name: reader.inner(reader.header[name], getattr(self, name)) for name in _PARTS}
+        again = replace(self, **made)
+        residual, each = self.kivi.residual, self.kivi.group
+        wrong = [
+            start
+            for start, length in zip(again.settled, again.lengths, strict=True)
+            if start % residual or length - start > residual
+        ]
+        if wrong or again.value_codes.lengths != again.settled:
+            raise ArgumentError(
+                f"header must tell of codes for whole residuals of {residual}, got {again.settled} settled of "
+                f"{again.lengths} and codes of {again.value_codes.lengths}"
+            )
+        if again.key_groups.lengths != tuple(start // each for start in again.settled):
+            raise ArgumentError(f"header must tell of groups for {again.settled} keys, got {again.key_groups.lengths}")
+        return again
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page held, each once; codes, scales and whole rows.

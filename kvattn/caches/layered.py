@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kvattn.arguments import integer
+from kvattn.caches.flattened import Header, Reader, Writer
 from kvattn.caches.paged import live_bytes
 from kvattn.errors import ArgumentError
 from kvattn.typing import Positions
@@ -157,6 +159,40 @@ class Layered:
         True
         """
         return self
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """What `kvattn.caches.flattened` has of this value; a part that stands in two places is written once.
+
+        >>> from kvattn.caches.paged import Paged
+        >>> from kvattn.caches.rows import latent
+        >>> cache = Paged.start(latent(2))
+        >>> [part["kind"] for part in Layered((cache, cache)).flatten_into(Writer("cache", {}))["parts"]]
+        ['Paged', 'Same']
+        """
+        parts: list[Header] = []
+        for n, part in enumerate(self.parts):
+            same = next(m for m, other in enumerate(self.parts) if other is part)
+            parts.append({"kind": "Same", "part": same} if same < n else writer.inner(part, f".{n}"))
+        return {"parts": parts}
+
+    def rebuild_from(self, reader: Reader) -> "Layered":
+        """Another cache of such parts, as `kvattn.caches.flattened` has it.
+
+        >>> from kvattn.caches.paged import Paged
+        >>> from kvattn.caches.rows import latent
+        >>> empty, writer = Layered((Paged.start(latent(2)),) * 2), Writer("cache", {})
+        >>> one, two = empty.rebuild_from(Reader("cache", empty.flatten_into(writer), writer.arrays)).parts
+        >>> one is two
+        True
+        """
+        told = reader.header["parts"]
+        if len(told) != len(self.parts):
+            raise ArgumentError(f"like must have {len(told)} parts, got {len(self.parts)}")
+        parts: list[Any] = []
+        for n, (part, like) in enumerate(zip(told, self.parts, strict=True)):
+            again = part["kind"] == "Same"
+            parts.append(parts[integer("part", part["part"], 0, n - 1)] if again else reader.inner(part, like, f".{n}"))
+        return Layered(tuple(parts))
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page held by any part, each once.

@@ -24,18 +24,20 @@ immutable values is Driscoll et al. 1989 (persistent data structures), section 2
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any, Generic, NamedTuple, Protocol, cast
+from typing import Any, Generic, Protocol, cast
 
 import numpy as np
 
 from kvattn.arguments import integer, integers, shown
+from kvattn.caches._apart import Used, apart
 from kvattn.caches.blocks import BLOCK, KeyBlock
-from kvattn.caches.pages import Page
+from kvattn.caches.flattened import Header, Reader, Writer
+from kvattn.caches.paged_parts import PagedParts, checked, header_of, read, tables_of
 from kvattn.caches.rows import R, Schema, coming, read_counts, read_places
 from kvattn.caches.tables import RawBlock, Table, alter, extend, gather, pick, raw_blocks
 from kvattn.caches.vectors import Vector
 from kvattn.counting import Tally, charge, is_counting
-from kvattn.errors import ArgumentError, DtypeError, PositionError, RollbackError, ShapeError
+from kvattn.errors import ArgumentError, PositionError, RollbackError, ShapeError
 from kvattn.typing import Array, Positions, Visible
 
 
@@ -51,31 +53,6 @@ class Turn(Protocol):
 
     def shift(self, x: Array, by: Positions) -> Array:
         """Return rows ``[heads, n, width]`` moved ``by`` positions on."""
-
-
-class PagedParts(NamedTuple):
-    """A `Paged` taken apart: plain numbers and arrays, from which `Paged.of_parts` makes an equal one.
-
-    Attributes
-    ----------
-    page
-        Tokens per page.
-    lengths, ends
-        As in `Paged`.
-    marks
-        For each sequence a length, and the position behind it that `Paged.truncate` returns to there.
-    tables
-        For each sequence the numbers of its pages in ``rows``, in the order of its slots; -1 where one was released.
-    rows
-        For each page what is held of it, ``[heads, tokens, width]`` per stored field.
-    """
-
-    page: int
-    lengths: tuple[int, ...]
-    ends: tuple[int, ...]
-    marks: tuple[tuple[int, int], ...]
-    tables: tuple[tuple[int, ...], ...]
-    rows: tuple[tuple[Array, ...], ...]
 
 
 def live_bytes(*caches: Holder) -> int:
@@ -733,25 +710,12 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
         >>> parts.tables, [rows[0].ravel().tolist() for rows in parts.rows]
         (((0, 1), (0,)), [[0.0, 1.0], [2.0]])
         """
-        numbers: dict[int, int] = {}
-        known: list[Page] = []
-        used: list[int] = []
-        tables = []
-        for table, length in zip(self._tables, self.lengths, strict=True):
-            row = []
-            for index, page in enumerate(table):
-                if page is None:
-                    row.append(-1)
-                    continue
-                number = numbers.setdefault(page.serial, len(known))
-                if number == len(known):
-                    known.append(page)
-                    used.append(0)
-                used[number] = max(used[number], min(self.page, length - index * self.page))
-                row.append(number)
-            tables.append(tuple(row))
-        rows = tuple(tuple(page.read(0, n)) for page, n in zip(known, used, strict=True))
-        return PagedParts(self.page, self.lengths, self.ends, self._marks, tuple(tables), rows)
+        uses = [
+            [Used(page, 0, min(self.page, length - n * self.page)) for n, page in enumerate(table)]
+            for table, length in zip(self._tables, self.lengths, strict=True)
+        ]
+        found = apart(uses)
+        return PagedParts(self.page, self.lengths, self.ends, self._marks, found.tables, found.rows())
 
     @classmethod
     def of_parts(cls, schema: Schema[R], parts: PagedParts) -> "Paged[R]":
@@ -770,36 +734,30 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
         >>> again, again.rows(2).latent.ravel()
         (Paged(Latent, page=2, lengths=(5,)), array([2., 3., 4.]))
         """
-        page, lengths = integer("page", parts.page, 1), integers("lengths", parts.lengths, 0)
-        ends = integers("ends", parts.ends, 0)
-        sizes = (len(lengths), len(ends), len(parts.marks), len(parts.tables))
-        if len(set(sizes)) > 1 or (not schema.placed and ends != lengths):
-            raise ArgumentError(f"parts must hold lengths, ends, marks and tables that fit each other, got {parts!r}")
-        marks = [
-            (integer(f"marks[{b}]", at, 0, n), integer(f"marks[{b}]", end, 0))
-            for b, ((at, end), n) in enumerate(zip(parts.marks, lengths, strict=True))
-        ]
-        held = [_held_rows(schema, page, number, rows) for number, rows in enumerate(parts.rows)]
-        places: dict[int, int] = {}
-        for b, (table, n) in enumerate(zip(parts.tables, lengths, strict=True)):
-            if len(table) != -(-n // page):
-                raise ArgumentError(f"tables[{b}] must name {-(-n // page)} pages for {n} tokens, got {len(table)}")
-            for index, number in enumerate(table):
-                needed = min(page, n - index * page)
-                integer(f"tables[{b}]", number, -1 if needed == page else 0, len(held) - 1)
-                if number >= 0 and (held[number] < needed or places.setdefault(number, index) != index):
-                    raise ArgumentError(
-                        f"tables[{b}] must name pages of enough rows, each at one place of all tables, got {number} "
-                        f"of {held[number]} rows at {index} for {needed}"
-                    )
-        pages = []
-        for rows, count in zip(parts.rows, held, strict=True):
-            pages.append(Page(schema, page))
-            pages[-1].claim(0, count)
-            pages[-1].write(0, rows)
-        charge(Tally(kv_written=sum(held) * schema.nbytes))
-        tables = tuple(Vector.of(None if n < 0 else pages[n] for n in table) for table in parts.tables)
-        return cls(schema, page, lengths, ends, tuple(marks), tables)
+        parts = checked(schema, parts)
+        tables = tables_of(schema, parts)
+        return cls(schema, parts.page, parts.lengths, parts.ends, parts.marks, tables)
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """What `kvattn.caches.flattened` has of this value.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Paged.start(latent(2), page=4).flatten_into(Writer("cache", {}))["page"]
+        4
+        """
+        parts = self.parts()
+        writer.rows(self.schema, parts.rows)
+        return header_of(self.schema, parts)
+
+    def rebuild_from(self, reader: Reader) -> "Paged[R]":
+        """Another cache of this schema, as `kvattn.caches.flattened` has it.
+
+        >>> from kvattn.caches.rows import latent
+        >>> empty, writer = Paged.start(latent(2), page=4), Writer("cache", {})
+        >>> empty.rebuild_from(Reader("cache", empty.flatten_into(writer), writer.arrays))
+        Paged(Latent, page=4, lengths=(0,))
+        """
+        return Paged.of_parts(self.schema, read(self.schema, reader))
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page held, each once.
@@ -819,24 +777,6 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
         128
         """
         return live_bytes(self)
-
-
-def _held_rows(schema: Schema[Any], page: int, number: int, rows: Sequence[Array]) -> int:
-    """How many rows a page of `PagedParts` holds, once they are known to fit the schema."""
-    if len(rows) != len(schema.stored):
-        names = ", ".join(f.name for f in schema.stored)
-        raise ShapeError(f"rows[{number}] must have {len(schema.stored)} entries ({names}), got {len(rows)}")
-    count = integer(f"tokens of rows[{number}]", rows[0].shape[1] if rows[0].ndim == 3 else 0, 1, page)
-    for f, array in zip(schema.stored, rows, strict=True):
-        if array.shape != (f.heads, count, f.width):
-            raise ShapeError(
-                f"{f.name} of rows[{number}] must have shape [{f.heads}, {count}, {f.width}], got {array.shape}"
-            )
-        if array.dtype != f.dtype:
-            raise DtypeError(f"{f.name} of rows[{number}] must have dtype {f.dtype}, got {array.dtype}")
-    if schema.placed and rows[-1].min() < 0:
-        raise PositionError(f"positions of rows[{number}] must be at least 0, got {rows[-1].min()}")
-    return count
 
 
 def _is_row(given: object) -> bool:

@@ -30,6 +30,7 @@ import numpy as np
 from kvattn.arguments import integer
 from kvattn.caches._tail import Tail
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.caches.flattened import Header, Reader, Writer
 from kvattn.caches.paged import live_bytes, per_sequence
 from kvattn.caches.rows import R, Schema, coming, read_places
 from kvattn.caches.tables import RawBlock
@@ -299,6 +300,26 @@ class Ring(Generic[R]):
         [(512, 2)]
         """
         return self._tail.blocks(integer("sequence", sequence, 0, self.batch - 1))
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """What `kvattn.caches.flattened` has of this value: the rows of `remembered` and nothing else.
+
+        >>> from kvattn.caches.rows import latent
+        >>> Ring.start(latent(2), window=4).flatten_into(Writer("cache", {}))["window"]
+        4
+        """
+        return {"window": self.window, "rollback": self.rollback, "tail": writer.inner(self._tail)}
+
+    def rebuild_from(self, reader: Reader) -> "Ring[R]":
+        """Another cache of these sizes and this schema, as `kvattn.caches.flattened` has it.
+
+        >>> from kvattn.caches.rows import latent
+        >>> empty, writer = Ring.start(latent(2), window=4), Writer("cache", {})
+        >>> empty.rebuild_from(Reader("cache", empty.flatten_into(writer), writer.arrays))
+        Ring(Latent, window=4, rollback=0, lengths=(0,))
+        """
+        reader.agree(window=self.window, rollback=self.rollback)
+        return replace(self, _tail=reader.inner(reader.header["tail"], self._tail))
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page held, each once.

@@ -10,7 +10,9 @@ Saving writes another file beside the old one and then puts it in its place, so 
 or the new one, and a saving that fails leaves the old one as it was.
 
 What is restored holds the same rows, lengths, positions and holes, shares pages where the saved value shared them, and
-goes on with the same bits.  Its pages are its own: rows that other values wrote into the same pages are not saved.
+goes on with the same bits.  Its pages are its own: rows that other values wrote into the same pages are not saved, nor
+those that a window has left behind.  Codes are saved as codes; what lay in the file of a
+`kvattn.caches.tiered.Tiered` lies in the file of the expected one again, whole pages of it.
 """
 
 from collections.abc import Mapping
@@ -50,7 +52,7 @@ def save_npz(path: str | PathLike[str], cache: Any) -> None:
     path
         Where; a file that is there is replaced once the new one is whole.
     cache
-        `Paged`, `Static`, `SinkWindow`, `Snapshots`, or `Layered` of these.
+        Any storage of `kvattn.caches` but the mutable `BlockPool`.
 
     Raises
     ------

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvattn.arguments import integer, integers
+from kvattn.caches.flattened import Header, Reader, Writer
 from kvattn.caches.layered import Layered
 from kvattn.errors import ArgumentError
 from kvattn.typing import Positions
@@ -198,6 +199,28 @@ class SharedLayers:
         True
         """
         return self
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """What `kvattn.caches.flattened` has of this value.
+
+        >>> from kvattn.caches.paged import Paged
+        >>> from kvattn.caches.rows import latent
+        >>> SharedLayers(Layered((Paged.start(latent(2)),)), (0, 0)).flatten_into(Writer("cache", {}))["reads"]
+        [0, 0]
+        """
+        return {"reads": [*self.reads], "memory": writer.inner(self.memory)}
+
+    def rebuild_from(self, reader: Reader) -> "SharedLayers":
+        """Another cache that is read alike, as `kvattn.caches.flattened` has it.
+
+        >>> from kvattn.caches.paged import Paged
+        >>> from kvattn.caches.rows import latent
+        >>> empty, writer = SharedLayers(Layered((Paged.start(latent(2)),)), (0, 0)), Writer("cache", {})
+        >>> empty.rebuild_from(Reader("cache", empty.flatten_into(writer), writer.arrays)).reads
+        (0, 0)
+        """
+        reader.agree(reads=[*self.reads])
+        return replace(self, memory=reader.inner(reader.header["memory"], self.memory))
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page held, each once, however many layers read it.

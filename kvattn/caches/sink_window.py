@@ -19,9 +19,10 @@ import numpy as np
 
 from kvattn.arguments import integer
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.caches.flattened import Header, Reader, Writer
 from kvattn.caches.paged import Paged, per_sequence
 from kvattn.caches.rows import R, Schema, coming, read_places
-from kvattn.errors import RollbackError
+from kvattn.errors import ArgumentError, RollbackError
 from kvattn.typing import Positions
 
 
@@ -274,6 +275,33 @@ class SinkWindow(Generic[R]):
         [(0, 1), (512, 169), (768, 256), (1024, 176)]
         """
         return self.memory.blocks(sequence)
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """What `kvattn.caches.flattened` has of this value.
+
+        >>> from kvattn.caches.rows import latent
+        >>> SinkWindow.start(latent(2), sinks=1, window=2).flatten_into(Writer("cache", {}))["forgotten"]
+        [1]
+        """
+        sizes = {"sinks": self.sinks, "window": self.window, "rollback": self.rollback}
+        return {**sizes, "forgotten": [*self.forgotten], "memory": writer.inner(self.memory)}
+
+    def rebuild_from(self, reader: Reader) -> "SinkWindow[R]":
+        """Another cache of these sizes and this schema, as `kvattn.caches.flattened` has it.
+
+        >>> from kvattn.caches.rows import latent
+        >>> empty, writer = SinkWindow.start(latent(2), sinks=1, window=2), Writer("cache", {})
+        >>> empty.rebuild_from(Reader("cache", empty.flatten_into(writer), writer.arrays)).forgotten
+        (1,)
+        """
+        reader.agree(sinks=self.sinks, window=self.window, rollback=self.rollback)
+        memory: Paged[R] = reader.inner(reader.header["memory"], self.memory)
+        forgotten, sinks = reader.each("forgotten", memory.batch), self.sinks
+        for b, (first, length) in enumerate(zip(forgotten, memory.lengths, strict=True)):
+            held = memory.held(b)
+            if not sinks <= first <= max(sinks, length) or not (held[:sinks].all() and held[first:].all()):
+                raise ArgumentError(f"forgotten[{b}] must lie before slots that are all held, got {first} of {length}")
+        return replace(self, memory=memory, forgotten=forgotten)
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page held, each once.

@@ -8,11 +8,13 @@ refused, never approximated.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Generic
 
 import numpy as np
 
-from kvattn.arguments import integer
+from kvattn.arguments import integer, integers
+from kvattn.caches.flattened import Header, Reader, Writer
 from kvattn.caches.paged import per_sequence
 from kvattn.caches.pages import SERIALS
 from kvattn.caches.rows import R
@@ -263,6 +265,59 @@ class Snapshots(Generic[R]):
         True
         """
         return self
+
+    def _names(self) -> list[str]:
+        return list(getattr(self.row, "_fields", map(str, range(len(self.histories[0][-1][1].arrays)))))
+
+    def _described(self) -> Header:
+        model = self.histories[0][-1][1].arrays
+        fields = [[name, x.dtype.str, [*x.shape]] for name, x in zip(self._names(), model, strict=True)]
+        return {"row": str(getattr(self.row, "__name__", self.row)), "fields": fields}
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """What `kvattn.caches.flattened` has of this value; a state that several sequences share stands once.
+
+        >>> from kvattn.caches.rows import Latent
+        >>> cache, writer = Snapshots.start(Latent(np.zeros((2, 4)))).select([0, 0, 1]), Writer("cache", {})
+        >>> cache.flatten_into(writer)["histories"], writer.arrays["cache.latent"].shape
+        ([[[0, 0]], [[0, 0]], [[0, 1]]], (2, 4))
+        """
+        states = {state.serial: state for history in self.histories for _, state in history}
+        numbers = {serial: n for n, serial in enumerate(states)}
+        for n, name in enumerate(self._names()):
+            stacked = [state.arrays[n] for state in states.values()]
+            writer.array(f".{name}", np.stack(stacked, dtype=stacked[0].dtype))
+        histories = [[[length, numbers[state.serial]] for length, state in history] for history in self.histories]
+        return {"state": self._described(), "rollback": self.rollback, "histories": histories}
+
+    def rebuild_from(self, reader: Reader) -> "Snapshots[R]":
+        """Another cache of such states, as `kvattn.caches.flattened` has it.
+
+        >>> from kvattn.caches.rows import Latent
+        >>> cache, writer = Snapshots.start(Latent(np.zeros((2, 4)))), Writer("cache", {})
+        >>> cache.rebuild_from(Reader("cache", cache.flatten_into(writer), writer.arrays)).lengths
+        (0, 0)
+        """
+        wanted, told = reader.header["state"], reader.header["histories"]
+        if wanted != self._described():
+            raise ArgumentError(f"like must have states {wanted}, got {self._described()}")
+        reader.agree(rollback=self.rollback)
+        count = len({number for history in told for _, number in history})
+        model = self.histories[0][-1][1].arrays
+        stacked = [
+            reader.array(f".{name}", (count, *x.shape), x.dtype) for name, x in zip(self._names(), model, strict=True)
+        ]
+        states = [State([x[n] for x in stacked]) for n in range(count)]
+        histories = []
+        for history in told:
+            lengths = integers("lengths of a history", [length for length, _ in history], 0)
+            if any(low >= high for low, high in pairwise(lengths)):
+                raise ArgumentError(f"lengths of a history must increase, got {lengths}")
+            kept = [states[integer("state", number, 0, count - 1)] for _, number in history]
+            histories.append(tuple(zip(lengths, kept, strict=True)))
+        if not histories:
+            raise ArgumentError("histories must be at least one, got none")
+        return replace(self, histories=tuple(histories))
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every state kept, each once.

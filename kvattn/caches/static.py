@@ -11,6 +11,7 @@ from typing import Any, Generic, NoReturn
 
 from kvattn.arguments import integer
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.caches.flattened import Header, Reader, Writer
 from kvattn.caches.paged import Paged, per_sequence
 from kvattn.caches.rows import R, Schema
 from kvattn.errors import ArgumentError, ShapeError
@@ -185,6 +186,28 @@ class Static(Generic[R]):
         [7]
         """
         return self.memory.blocks(sequence)
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """What `kvattn.caches.flattened` has of this value.
+
+        >>> import numpy as np
+        >>> from kvattn.caches.rows import latent
+        >>> Static.start(latent(2), [np.ones((1, 1, 7, 2))]).flatten_into(Writer("cache", {}))["lengths"]
+        [0]
+        """
+        return {"lengths": [*self.lengths], "memory": writer.inner(self.memory)}
+
+    def rebuild_from(self, reader: Reader) -> "Static[R]":
+        """Another cache of this schema, as `kvattn.caches.flattened` has it.
+
+        >>> import numpy as np
+        >>> from kvattn.caches.rows import latent
+        >>> cache, writer = Static.start(latent(2), [np.ones((1, 1, 7, 2))]), Writer("cache", {})
+        >>> cache.rebuild_from(Reader("cache", cache.flatten_into(writer), writer.arrays)).memory.lengths
+        (7,)
+        """
+        memory = reader.inner(reader.header["memory"], self.memory)
+        return Static(memory, reader.each("lengths", memory.batch))
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page held, each once.

@@ -27,6 +27,7 @@ import numpy as np
 
 from kvattn.arguments import integer, shown
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.caches.flattened import Header, Reader, Writer
 from kvattn.caches.paged import Paged, live_bytes, per_sequence
 from kvattn.caches.rows import Field, R, Schema, read_counts
 from kvattn.caches.snapshots import State
@@ -361,6 +362,53 @@ class Summaries(Generic[R]):
         [9]
         """
         return self.memory.blocks(sequence)
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """What `kvattn.caches.flattened` has of this value: rows, full blocks' sums, and those of blocks that fill.
+
+        >>> from kvattn.caches.rows import latent
+        >>> cache = Summaries.start(latent(2), field="latent", size=4).append([np.ones((1, 1, 9, 2))]).select([0, 0])
+        >>> cache.flatten_into(Writer("cache", {}))["filling"]
+        [0, 0]
+        """
+        states = {state.serial: state for state in self._filling if state is not None}
+        numbers = {serial: n for n, serial in enumerate(states)}
+        field = self._full.schema.fields[0]
+        for n, name in enumerate(Sums._fields):
+            nothing = np.empty((0, field.heads, field.width), field.dtype)
+            whole = [nothing, *(state.arrays[n][None] for state in states.values())]
+            writer.array(f"@filling.{name}", np.concatenate(whole, dtype=field.dtype))
+        return {
+            "field": self.field,
+            "size": self.size,
+            "filling": [-1 if state is None else numbers[state.serial] for state in self._filling],
+            "memory": writer.inner(self.memory),
+            "full": writer.inner(self._full, "@full"),
+        }
+
+    def rebuild_from(self, reader: Reader) -> "Summaries[R]":
+        """Another cache of such blocks, as `kvattn.caches.flattened` has it.
+
+        >>> from kvattn.caches.rows import latent
+        >>> empty, writer = Summaries.start(latent(2), field="latent", size=4), Writer("cache", {})
+        >>> empty.rebuild_from(Reader("cache", empty.flatten_into(writer), writer.arrays)).counts(0)
+        array([], dtype=int64)
+        """
+        reader.agree(field=self.field, size=self.size)
+        memory: Paged[R] = reader.inner(reader.header["memory"], self.memory)
+        full: Paged[Sums] = reader.inner(reader.header["full"], self._full, "@full")
+        numbers = [integer("filling", number, -1) for number in reader.header["filling"]]
+        whole = tuple(n // self.size for n in memory.lengths)
+        if full.lengths != whole or [n >= 0 for n in numbers] != [n % self.size > 0 for n in memory.lengths]:
+            raise ArgumentError(
+                f"header must hold sums of {whole} full blocks, and of one that fills where tokens are left over, "
+                f"got {full.lengths} and {numbers}"
+            )
+        f, count = full.schema.fields[0], len(set(numbers) - {-1})
+        parts = [reader.array(f"@filling.{name}", (count, f.heads, f.width), f.dtype) for name in Sums._fields]
+        states = [State([x[n] for x in parts]) for n in range(count)]
+        filling = tuple(None if n < 0 else states[integer("filling", n, 0, count - 1)] for n in numbers)
+        return replace(self, memory=memory, _full=full, _filling=filling)
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page and every summary held, each once.

@@ -34,6 +34,7 @@ import numpy as np
 
 from kvattn.arguments import integer
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.caches.flattened import Header, Reader, Writer
 from kvattn.caches.paged import Paged, live_bytes
 from kvattn.caches.pages import SERIALS, Page
 from kvattn.caches.rows import R, Schema
@@ -452,6 +453,53 @@ class Tiered(Generic[R]):
         [(0, 256), (256, 44)]
         """
         return self.memory.blocks(sequence)
+
+    def flatten_into(self, writer: Writer) -> Header:
+        """What `kvattn.caches.flattened` has of this value: all rows, wherever they lie, and what lies in the file.
+
+        >>> from kvattn.caches.rows import latent
+        >>> cache = Tiered.start(latent(2), recent=1, page=2).append([np.ones((1, 1, 8, 2))])
+        >>> cache.flatten_into(Writer("cache", {}))["filed"]
+        [0, 1, 2]
+        """
+        memory = writer.inner(self.memory)
+        filed = {
+            number
+            for row, table in zip(memory["tables"], self.memory._tables, strict=True)
+            for number, page in zip(row, table, strict=True)
+            if number >= 0 and _in_file(page) and memory["counts"][number] == self.memory.page
+        }
+        return {"recent": self.recent, "out": [*self._out], "filed": sorted(filed), "memory": memory}
+
+    def rebuild_from(self, reader: Reader) -> "Tiered[R]":
+        """Another cache as `kvattn.caches.flattened` has it; what lay in a file goes to the file of this one.
+
+        >>> from kvattn.caches.rows import latent
+        >>> cache, writer = Tiered.start(latent(2), recent=1, page=2).append([np.ones((1, 1, 8, 2))]), Writer("x", {})
+        >>> empty = Tiered.start(latent(2), recent=1, page=2)
+        >>> again = empty.rebuild_from(Reader("x", cache.flatten_into(writer), writer.arrays))
+        >>> again.nbytes, again.stored, again.path == empty.path
+        (32, 96, True)
+        """
+        header = reader.header
+        reader.agree(recent=self.recent)
+        Reader(reader.name, header["memory"], {}).agree(page=self.memory.page)
+        memory: Paged[R] = reader.inner(header["memory"], self.memory)
+        out = reader.each("out", memory.batch)
+        for b, (count, length) in enumerate(zip(out, memory.lengths, strict=True)):
+            integer(f"out[{b}]", count, 0, length // memory.page)
+        counts = header["memory"]["counts"]
+        filed = {integer("filed", number, 0, len(counts) - 1) for number in header["filed"]}
+        if any(counts[number] != memory.page for number in filed):
+            raise ArgumentError(f"filed must name whole pages, got {sorted(filed)} of {counts} rows")
+        self._file.check()
+        tables = list(memory._tables)
+        for b, row in enumerate(header["memory"]["tables"]):
+            for index, number in enumerate(row):
+                page = tables[b][index]
+                if number in filed and page is not None:
+                    tables[b] = tables[b].replace(index, cast(Page, self._file.store(page)))
+        return replace(self, memory=replace(memory, _tables=tuple(tables)), _out=out)
 
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page in memory, each once.

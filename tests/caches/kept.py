@@ -6,8 +6,28 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 import numpy as np
 
-from kvattn.caches import Layered, Paged, Schema, SinkWindow, Snapshots, Static, key_value, latent
+from kvattn.caches import (
+    ChunkedLocal,
+    Coded,
+    Contiguous,
+    KiviCache,
+    Layered,
+    Paged,
+    Ring,
+    Schema,
+    SharedLayers,
+    SinkWindow,
+    Snapshots,
+    Static,
+    Summaries,
+    Tiered,
+    key_value,
+    latent,
+)
 from kvattn.caches.rows import placed
+from kvattn.codecs import Symmetric
+from kvattn.codecs.kivi import Kivi
+from kvattn.errors import RollbackError
 from kvattn.typing import Array
 
 
@@ -85,13 +105,82 @@ def stack() -> Layered:
     return Layered((one, other, one, Static(static().memory.select([0, 1]), (5, 5))))
 
 
-KINDS: dict[str, Callable[[], Any]] = {"static": static, "ring": ring, "recurrent": recurrent, "stack": stack}
+EMPTY: dict[str, Callable[..., Any]] = {
+    "Ring": lambda batch=1, width=2: Ring.start(latent(width), window=3, rollback=2, batch=batch, page=2),
+    "ChunkedLocal": lambda batch=1, width=2: ChunkedLocal.start(
+        latent(width, np.float32), size=3, rollback=1, batch=batch, page=2
+    ),
+    "Contiguous": lambda batch=1, width=2: Contiguous.start(key_value(2, width, 1), batch=batch, room=2),
+    "Summaries": lambda batch=1, width=2: Summaries.start(key_value(1, width), size=4, batch=batch, page=2),
+    "Tiered": lambda batch=1, width=2: Tiered.start(placed(key_value(1, width)), recent=2, batch=batch, page=2),
+    "Coded": lambda batch=1, width=2: Coded.start(
+        key_value(2, 2 * width), keys=Symmetric(8), values=Symmetric(4), batch=batch, page=2
+    ),
+    "KiviCache": lambda batch=1, width=2: KiviCache.start(
+        key_value(1, 2 * width), Kivi(bits=4, group=2, residual=4), batch=batch, page=4
+    ),
+    "SharedLayers": lambda batch=1, width=2: SharedLayers(
+        Layered((Paged.start(latent(width), batch, 2), Ring.start(latent(width), window=2, batch=batch, page=2))),
+        reads=(0, 1, 0),
+    ),
+}
+"""Storages by the name of their kind; of another width where that is to be another schema."""
+
+
+def fresh(cache: Any, new: int, seed: int) -> Any:
+    """Rows for ``new`` tokens of every sequence, as the cache's own ``append`` takes them."""
+    if isinstance(cache, SharedLayers):
+        return [fresh(part, new, seed + n) for n, part in enumerate(cache.memory.parts)]
+    whole = next(getattr(cache, name) for name in ("schema", "memory", "recent") if hasattr(cache, name))
+    return drawn(whole if isinstance(whole, Schema) else whole.schema, cache.batch, new, seed)
+
+
+@st.composite
+def stored(draw: st.DrawFn, kind: str) -> Any:
+    """A storage of `EMPTY` after a few operations: shared and broken pages, rolled back, reordered."""
+    cache = EMPTY[kind](draw(st.integers(1, 3)))
+    for seed in range(draw(st.integers(1, 6))):
+        verb = draw(st.sampled_from(["append", "append", "append", "select", "truncate"]))
+        if verb == "append":
+            cache = cache.append(fresh(cache, draw(st.sampled_from([0, 1, 2, 3, 5, 9])), seed))
+        elif verb == "select":
+            cache = cache.select(draw(st.lists(st.integers(0, cache.batch - 1), min_size=1, max_size=4)))
+        else:
+            try:
+                cache = cache.truncate([max(0, n - draw(st.integers(0, 3))) for n in cache.lengths])
+            except RollbackError:
+                cache = cache.truncate(0)
+    return cache
+
+
+def with_a_past(kind: str) -> Callable[[], Any]:
+    """A storage of which everything that is saved matters."""
+
+    def made() -> Any:
+        cache = EMPTY[kind](2)
+        for n, new in enumerate((5, 1, 4)):
+            cache = cache.append(fresh(cache, new, n))
+        one, two, three = cache.lengths[0], cache.lengths[1] - 1, cache.lengths[0]
+        return cache.select([1, 0, 1]).truncate([one, two, three])
+
+    return made
+
+
+KINDS: dict[str, Callable[[], Any]] = {
+    "static": static,
+    "ring": ring,
+    "recurrent": recurrent,
+    "stack": stack,
+    **{kind: with_a_past(kind) for kind in EMPTY},
+}
 
 
 def empty_like(cache: Any) -> Any:
     """The empty cache of the same kind, as a layer would start with."""
     if isinstance(cache, Layered):
         return Layered(tuple(Paged.start(p.schema) if isinstance(p, Paged) else _unread(p) for p in cache.parts))
+    if type(cache).__name__ in EMPTY:
+        return EMPTY[type(cache).__name__]()
     return Paged.start(cache.schema) if isinstance(cache, Paged) else _unread(cache)
 
 
@@ -130,7 +219,16 @@ def same(left: Any, right: Any) -> bool:
             [a is b for b in right.parts] for a in right.parts
         ]
         return alike and all(same(a, b) for a, b in pairs)
+    if type(left).__name__ in EMPTY:
+        return readable(left) == readable(right) and _allocated(left) == _allocated(right)
     return left.rollback == right.rollback and _same_histories(left, right)
+
+
+def _allocated(cache: Any) -> list[Any]:
+    """Bytes of all pages that are held, and which sequences share what they have."""
+    alone = [cache.select([b]).footprint() for b in range(cache.batch)]
+    common = [[sum(n for serial, n in one.items() if serial in other) for other in alone] for one in alone]
+    return [sorted(cache.footprint().values()), common, getattr(cache, "stored", 0), getattr(cache, "padded", 0)]
 
 
 def _same_histories(left: Snapshots[Any], right: Snapshots[Any]) -> bool:
@@ -159,6 +257,8 @@ def goes_on(cache: Any, seed: int = 77) -> Any:
         return Layered(
             tuple(part.advance(3) if isinstance(part, Static) else goes_on(part, seed) for part in cache.parts)
         )
+    if type(cache).__name__ in EMPTY:
+        return cache.append(fresh(cache, 3, seed))
     return cache.append([cache.row(*(x + 1 for x in cache.state))])
 
 
@@ -174,4 +274,31 @@ def readable(cache: Any) -> list[bytes]:
         return [*readable(cache.memory), repr(cache).encode()]
     if isinstance(cache, Layered):
         return [x for part in cache.parts for x in readable(part)]
+    if isinstance(cache, SharedLayers):
+        return [*readable(cache.memory), repr(cache.reads).encode()]
+    if type(cache).__name__ in EMPTY:
+        return _stored_rows(cache)
     return [*(x.tobytes() for x in cache.state), repr([cache.remembered(b) for b in range(cache.batch)]).encode()]
+
+
+def returned(cache: Any, lengths: Any) -> list[bytes] | str:
+    """What a cache shows when it goes back to these lengths, or why it cannot."""
+    try:
+        return readable(cache.truncate(lengths))
+    except RollbackError as refused:
+        return str(refused)
+
+
+def _stored_rows(cache: Any) -> list[bytes]:
+    """Every row that a storage of `EMPTY` gives, block by block too where it can, and its public numbers."""
+    numbers = [(name, getattr(cache, name, None)) for name in ("lengths", "ends", "earliest", "settled", "capacities")]
+    shown = [repr(numbers).encode()]
+    for b in range(cache.batch):
+        shown += [x.tobytes() for x in cache.rows(sequence=b)]
+        if hasattr(cache, "raw_blocks"):
+            shown += [x.tobytes() for block in cache.raw_blocks(b) for x in (*block.arrays, block.positions)]
+        elif hasattr(cache, "blocks"):
+            shown += [x.tobytes() for block in cache.blocks(b) for x in (block.k, block.v, block.positions)]
+        if hasattr(cache, "summary"):
+            shown += [x.tobytes() for x in cache.summary(b)]
+    return shown

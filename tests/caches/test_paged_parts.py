@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kvattn.caches import Paged, latent
-from kvattn.caches.paged import PagedParts
+from kvattn.caches.paged_parts import PagedParts
 from kvattn.caches.rows import placed
 from kvattn.counting import Tally, counting
 from kvattn.errors import ArgumentError, DtypeError, PositionError, ShapeError

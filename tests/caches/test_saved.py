@@ -13,14 +13,29 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from kvattn.caches import BlockPool, Paged, key_value, latent, saved
+from kvattn.caches import (
+    BlockPool,
+    Coded,
+    Contiguous,
+    KiviCache,
+    Paged,
+    Ring,
+    Summaries,
+    Tiered,
+    key_value,
+    latent,
+    saved,
+)
 from kvattn.caches.flattened import Flat, flatten
 from kvattn.caches.saved import restore_npz, restore_safetensors, save_npz, save_safetensors
+from kvattn.codecs import Q8_0, Symmetric
+from kvattn.codecs.kivi import Kivi
 from kvattn.errors import ArgumentError, DtypeError, KvattnError, MissingExtraError, ShapeError
 from kvattn.masks import Causal
 from kvattn.positions import Rotary
 from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.dense.projections import Projections
+from tests.caches.codes import layer_of
 from tests.caches.kept import KINDS, empty_like, goes_on, paged, readable, same
 
 Save = Callable[[Any, Any], None]
@@ -91,6 +106,29 @@ def test_decoding_goes_on(save: Save, restore: Restore, tmp_path: Path) -> None:
     assert np.array_equal(warm.out, layer.step(layer.start(2), x)[0].out[:, 6:])
 
 
+STEPPED: dict[str, tuple[int | None, Any]] = {
+    "Contiguous": (None, lambda schema, batch: Contiguous.start(schema, batch=batch, room=4)),
+    "Tiered": (None, lambda schema, batch: Tiered.start(schema, recent=2, batch=batch, page=4)),
+    "Ring": (5, lambda schema, batch: Ring.start(schema, window=5, rollback=1, batch=batch, page=4)),
+    "Summaries": (None, lambda schema, batch: Summaries.start(schema, size=3, batch=batch, page=4)),
+    "Coded": (None, lambda schema, batch: Coded.start(schema, keys=Q8_0(), values=Symmetric(4), batch=batch, page=4)),
+    "KiviCache": (None, lambda schema, batch: KiviCache.start(schema, Kivi(4, 4, 8), batch=batch, page=8)),
+}
+
+
+@pytest.mark.parametrize("kind", STEPPED)
+def test_decoding_goes_on_over_every_storage_that_a_layer_steps(kind: str, tmp_path: Path) -> None:
+    window, start = STEPPED[kind]
+    layer, x = layer_of(4, window, np.float64), np.random.default_rng(5).normal(size=(2, 17, 6))
+    schema = layer.start().schema
+    _, cache = layer.step(start(schema, 2), x[:, :13])
+    save_npz(tmp_path / "cache", cache)
+    warm, again = layer.step(restore_npz(tmp_path / "cache", start(schema, 1)), x[:, 13:])
+    cold, later = layer.step(cache, x[:, 13:])
+    assert warm.out.tobytes() == cold.out.tobytes()
+    assert readable(again) == readable(later)
+
+
 @pytest.mark.by_hand("caches/saved")
 @pytest.mark.peer("caches/saved", "numpy.load", "equal")
 def test_numpy_reads_the_file_by_hand(tmp_path: Path) -> None:
@@ -148,6 +186,26 @@ def test_a_file_with_any_one_bit_changed_is_refused(save: Save, restore: Restore
         for bit in range(8) if save is save_safetensors else (place % 8,):
             broken.write_bytes(data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :])
             refused(restore, broken)
+
+
+@both
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_of_any_kind_is_refused_and_nothing_else_is_touched(
+    save: Save, restore: Restore, kind: str, tmp_path: Path
+) -> None:
+    whole, broken, rng = tmp_path / "whole", tmp_path / "broken", np.random.default_rng(6)
+    cache, like = KINDS[kind](), empty_like(KINDS[kind]())
+    before = readable(cache), readable(like), getattr(like, "moved", None)
+    save(whole, cache)
+    data = whole.read_bytes()
+    for place in rng.integers(0, len(data), 40).tolist():
+        for content in (data[:place], data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :]):
+            broken.write_bytes(content)
+            with pytest.raises(KvattnError) as said:
+                restore(broken, like)
+            assert "\n" not in str(said.value)
+    assert (readable(cache), readable(like), getattr(like, "moved", None)) == before
+    assert same(restore(whole, like), cache)
 
 
 @both

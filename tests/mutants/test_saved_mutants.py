@@ -1,6 +1,7 @@
 """Wrong savings and wrong block tables that the checks must reject; the right ones pass the same checks."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from kvattn.caches.flattened import Flat, flatten, rebuilt
 from kvattn.caches.rows import placed
 from kvattn.caches.saved import restore_npz, save_npz
 from kvattn.errors import KvattnError
-from tests.caches.kept import drawn, empty_like, goes_on, readable, same
+from tests.caches.kept import EMPTY, KINDS, drawn, empty_like, goes_on, readable, returned, same
 
 SCHEMA = key_value(2, 3, 1)
 
@@ -101,6 +102,111 @@ def test_the_right_way_loses_nothing() -> None:
 )
 def test_a_way_that_loses_something_is_rejected(wrong: Callable[[Any], Any], complaint: str) -> None:
     assert complaint in complaints(wrong)
+
+
+def storages(kind: str, there_and_back: Callable[[Any], Any]) -> set[str]:
+    """What is lost of a storage on the way."""
+    cache = KINDS[kind]()
+    try:
+        again = there_and_back(cache)
+        if readable(again) != readable(cache):
+            return {"rows"}
+        said = set() if same(again, cache) else {"bytes"}
+        if readable(goes_on(again)) != readable(goes_on(cache)):
+            said.add("what comes after")
+        for length in range(min(cache.lengths)):
+            if returned(again, length) != returned(cache, length):
+                said.add("how far back")
+    except KvattnError:
+        return {"refused"}
+    return said
+
+
+def inside(part: str, **changes: Callable[[Any], Any]) -> Callable[[Flat], Flat]:
+    """Some entries of the header of a part changed."""
+
+    def change(flat: Flat) -> Flat:
+        header = flat.header[part] if part else flat.header
+        other = {**header, **{key: value(header[key]) for key, value in changes.items()}}
+        return Flat({**flat.header, part: other} if part else other, flat.arrays)
+
+    return change
+
+
+def summed_in_pairs(cache: Any) -> Any:
+    """The sums of blocks are not saved but made again, in the order that NumPy likes."""
+    again = rebuilt(flatten(cache), empty_like(cache))
+    full = []
+    for b in range(cache.batch):
+        keys = cache.memory.rows(sequence=b).k
+        whole = keys[:, :, : cache.lengths[b] // 4 * 4].reshape(1, 1, -1, 4, 2)
+        full.append(np.add(whole[..., 0, :] + whole[..., 1, :], whole[..., 2, :] + whole[..., 3, :]))
+    total = np.concatenate(full)
+    low, high, _ = (np.concatenate([x.rows(sequence=b)[n] for b in range(3)]) for n, x in enumerate([cache._full] * 3))
+    return replace(again, _full=again._full.truncate(0).append([low, high, total]))
+
+
+def all_in_memory(cache: Any) -> Any:
+    """Nothing is put into the file again."""
+    return rebuilt(inside("", filed=lambda filed: [])(flatten(cache)), empty_like(cache))
+
+
+def by_itself(cache: Any) -> Any:
+    """Each sequence has a buffer of its own."""
+    flat = flatten(cache)
+    order = flat.header["buffers"]
+    stops = np.cumsum([0, *flat.header["counts"]])
+    arrays = {
+        name: np.concatenate([x[:, stops[n] : stops[n + 1]] for n in order], axis=1) for name, x in flat.arrays.items()
+    }
+    header = {**flat.header, "buffers": [*range(len(order))]}
+    for name in ("capacities", "counts"):
+        header[name] = [flat.header[name][n] for n in order]
+    return rebuilt(Flat(header, arrays), empty_like(cache))
+
+
+def test_the_right_way_loses_nothing_of_any_storage() -> None:
+    for kind in EMPTY:
+        assert storages(kind, through(lambda flat: flat)) == set(), kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "complaint"),
+    [
+        ("Ring", through(inside("tail", starts=lambda starts: [n + 1 for n in starts])), "rows"),
+        ("Ring", through(inside("tail", spans=lambda spans: [[low + 1, high + 1] for low, high in spans])), "refused"),
+        ("ChunkedLocal", through(inside("tail", lengths=lambda lengths: [n - 1 for n in lengths])), "refused"),
+        ("Contiguous", by_itself, "bytes"),
+        ("Contiguous", through(inside("", capacities=lambda sizes: [2 * n for n in sizes])), "rows"),
+        ("Contiguous", through(swapped), "rows"),
+        ("Summaries", summed_in_pairs, "rows"),
+        ("Summaries", through(inside("", filling=lambda numbers: [-1] * len(numbers))), "refused"),
+        ("Tiered", all_in_memory, "bytes"),
+        ("Coded", through(swapped), "rows"),
+        ("KiviCache", through(swapped), "rows"),
+        ("KiviCache", through(inside("value_codes", lengths=lambda n: [0] * len(n))), "refused"),
+        ("SharedLayers", through(inside("", reads=lambda reads: [0, 1, 1])), "refused"),
+    ],
+    ids=[
+        "later start",
+        "spans moved",
+        "shorter",
+        "unshared",
+        "larger room",
+        "swapped buffers",
+        "sums in pairs",
+        "none filling",
+        "nothing filed",
+        "swapped codes",
+        "swapped groups",
+        "no values",
+        "other reader",
+    ],
+)
+def test_a_way_that_loses_something_of_a_storage_is_rejected(
+    kind: str, wrong: Callable[[Any], Any], complaint: str
+) -> None:
+    assert complaint in storages(kind, wrong)
 
 
 def changed_bits_let_through(folder: Path) -> int:
