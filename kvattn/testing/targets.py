@@ -4,12 +4,15 @@ The contract of a plain callable, on ``[B, H, T, D]`` arrays (Hq a multiple of H
 
     f(q, k, v, *, causal=False, window=None, scale=None, softcap=None, sinks=None, bias=None, mask=None)
 
-with any subset of these keywords; it returns ``out`` or ``(out, lse)``.  With T < S the queries are
-the last T positions; ``window`` comes only together with ``causal=True`` and counts the query's own
-key; ``mask`` is boolean ``[B, Hq, T, S]``, True = may see; ``bias`` ``[B, Hq, T, S]`` is added to
-the scaled and capped scores; ``sinks`` ``[Hq]`` are logits in the denominator; ``lse`` is
-``[B, Hq, T]`` in natural logarithms.  Anything else needs an adapter: a function of this form
-around yours.  The adapters that kvattn brings are in `kvattn.interop`.
+with any subset of these keywords, and of the further ones of `kvattn.testing.keywords`; it returns ``out``
+or ``(out, lse)``.  With T < S the queries are the last T positions; ``window`` comes only together with
+``causal=True`` (or with ``ahead``) and counts the query's own key; ``mask`` is boolean ``[B, Hq, T, S]``,
+True = may see; ``bias`` ``[B, Hq, T, S]`` is added to the scaled and capped scores; ``sinks`` ``[Hq]``
+are logits in the denominator; ``lse`` is ``[B, Hq, T]`` in natural logarithms.  Anything else needs an
+adapter: a function of this form around yours.  The adapters that kvattn brings are in `kvattn.interop`.
+
+A function that has made another legal choice, and documents it, says so in an attribute:
+``attend.conventions = {"causal-align"}``; the names are those of `kvattn.testing.diagnosis.conventions`.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,26 +29,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvattn.errors import ArgumentError
+from kvattn.testing import keywords
 
-KEYWORDS = ("causal", "window", "scale", "softcap", "sinks", "bias", "mask")
-"""Every keyword of the contract."""
+KEYWORDS = tuple(keywords.KEYWORDS)
+"""Every keyword of the contract, the plain one's first."""
 
 EXPECTED = (
     "expected f(q, k, v, *, causal=False, window=None, scale=None, softcap=None, sinks=None, bias=None, mask=None)"
     " with any subset of these keywords"
 )
 
-ADAPTERS: Mapping[str, str] = {"torch.nn.functional:scaled_dot_product_attention": "kvattn.interop.torch"}
+ADAPTERS: Mapping[str, str] = {
+    "torch.nn.functional:scaled_dot_product_attention": "kvattn.interop.torch",
+    "torch.nn.attention.flex_attention:flex_attention": "kvattn.interop.torch_flex",
+    "jax.nn:dot_product_attention": "kvattn.interop.jax",
+    "mlx.core.fast:scaled_dot_product_attention": "kvattn.interop.mlx",
+}
 """Names that kvattn has an adapter for, and the module whose ``target()`` returns it."""
 
 Returned: TypeAlias = NDArray[Any]
 
+_NEUTRAL = {"causal": False, "alibi": False, "training": False, "return_weights": False, "dropout": 0.0, "splits": 1}
+"""Values of required keywords that leave a call plain; None for the others."""
+
 
 class Result(NamedTuple):
-    """What a target returned, as arrays; ``lse`` is None where it returns only ``out``."""
+    """What a target returned, as arrays; ``lse`` and ``weights`` are None where it does not return them."""
 
     out: Returned
     lse: Returned | None
+    weights: Returned | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +107,15 @@ class Target:
         Result
             Arrays as they came, unconverted but for ``np.asarray``.
         """
-        neutral = {name: False if name == "causal" else None for name in self.required}
+        neutral = {name: _NEUTRAL.get(name) for name in self.required}
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             returned = self.function(q, k, v, **{**neutral, **options})
-        out, lse = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
-        return Result(np.asarray(out), None if lse is None else np.asarray(lse))
+        parts = list(returned) if isinstance(returned, tuple) and len(returned) in {2, 3} else [returned]
+        weights = parts.pop() if options.get("return_weights") and len(parts) > 1 else None
+        out, lse = parts if len(parts) == 2 else (parts[0], None)
+        lse, weights = (None if x is None else np.asarray(x) for x in (lse, weights))
+        return Result(np.asarray(out), lse, weights)
 
 
 def target_of(function: Callable[..., Any], name: str | None = None, setup: str | None = None) -> Target:
@@ -141,16 +157,19 @@ window=None, scale=None, softcap=None, sinks=None, bias=None, mask=None) with an
     if needed:
         raise ArgumentError(f"target must need only what the contract has, got required {needed[0]}; {EXPECTED}")
     known = [p for p in rest if p.name in KEYWORDS and p.kind is not p.POSITIONAL_ONLY]
-    features = frozenset(p.name for p in known)
-    if "window" in features and "causal" not in features:
+    features = {p.name for p in known}
+    if "window" in features and not features & {"causal", "ahead"}:
         raise ArgumentError(f"target must take causal where it takes window; {EXPECTED}")
+    lonely = sorted(name for name in features if not keywords.whole_signature(name, features))
+    features -= {*lonely}  # what it means without the other one is not the contract's
     found, line = _place_of(function)
     return Target(
         name=found if name is None else name,
         function=function,
-        features=features,
+        features=frozenset(features),
         setup=line if setup is None else setup,
-        untested=tuple(p.name for p in unknown),
+        conventions=frozenset(getattr(function, "conventions", ())),
+        untested=(*(p.name for p in unknown), *lonely),
         required=frozenset(p.name for p in known if p.default is p.empty),
     )
 
@@ -190,6 +209,8 @@ def load(name: str) -> Target:
         if not hasattr(value, step):
             raise ArgumentError(f"target must exist, got {name}, and {module_name} has no {path}")
         value = getattr(value, step)
+    if isinstance(value, Target):
+        return value
     simple = f"from {module_name} import {path} as f"
     return target_of(value, name, simple if "." not in path else f"import {module_name}; f = {module_name}.{path}")
 

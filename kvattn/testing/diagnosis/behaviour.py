@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvattn.core.definition import definition
+from kvattn.positions.alibi import slopes as paper_slopes
+from kvattn.testing.diagnosis.places import SEES, dense, key_places, query_places
 from kvattn.testing.diagnosis.recipe import Built, Sizes
 from kvattn.typing import Attended, Visible
 
@@ -148,18 +150,42 @@ class Behaviour:
         >>> Behaviour(anchor="top_left").visible(case)[0, 0]
         array([[ True, False, False]])
         """
-        q, k, _, options = built
-        length, count = q.shape[2], k.shape[2]
-        i = np.arange(length)[:, None] + self.shift + (count - length if self.anchor == "bottom_right" else 0)
-        j = np.arange(count)
-        keep = np.ones((*q.shape[:3], count), np.bool_)
-        if options.get("causal"):
-            keep &= j <= i
+        built = dense(built)
+        options = built.options
+        keep = np.ones((*built.q.shape[:3], built.k.shape[2]), np.bool_)
+        i, j = query_places(built, self.anchor, self.shift), key_places(built)
+        for name, sees in SEES.items():
+            if options.get(name) is not None and options[name] is not False:
+                keep &= sees(built, i, j)
         if options.get("window") is not None:
             keep &= i - j < options["window"] + self.extra_keys
         if options.get("mask") is not None:
             keep &= options["mask"] if self.mask == "may see" else ~options["mask"]
         return keep
+
+    def bias(self, built: Built) -> NDArray[np.float64] | None:
+        """Return what is added to the scores, ``[B, Hq, T, S]``; None where nothing is.
+
+        >>> from kvattn.testing.diagnosis.recipe import Recipe
+        >>> case = Recipe(Sizes(T=1, S=3), options=(("alibi_slopes", "np.array([0.5])"),)).build()
+        >>> Behaviour().bias(case)[0, 0]
+        array([[-1. , -0.5, -0. ]])
+        """
+        built = dense(built)
+        options = built.options
+        shape = (*built.q.shape[:3], built.k.shape[2])
+        total: NDArray[np.float64] | None = None
+        if options.get("bias") is not None:
+            given = np.asarray(options["bias"], np.float64)
+            total = np.broadcast_to(np.where(np.isneginf(given), given, self.bias_factor * given), shape)
+        slopes = options.get("alibi_slopes")
+        if options.get("alibi"):
+            slopes = paper_slopes(shape[1])
+        if slopes is not None:
+            far = np.abs(query_places(built) - key_places(built))
+            penalty = -np.asarray(slopes, np.float64)[:, None, None] * far
+            total = np.broadcast_to(penalty if total is None else total + penalty, shape)
+        return total
 
     def expected(self, built: Built) -> Attended:
         """Return what attention gives under this behaviour, in float64.
@@ -169,16 +195,17 @@ class Behaviour:
         >>> Behaviour().expected(case).out[0, 0]
         array([[0.5, 0.5]])
         """
+        built = dense(built)
         q, k, v = (np.asarray(x, np.float64) for x in (built.q, built.k, built.v))
         options = built.options
         sizes = sizes_of(built)
         keep = self.visible(built)
-        bias: NDArray[Any] | None = options.get("bias")
+        bias = self.bias(built)
         sinks = options.get("sinks")
         plain = None if sinks is None or self.sink_in_lse else self.expected(_without_sinks(built))
         if sinks is not None:
             sinks = self.sink_factor * np.asarray(sinks, np.float64) + math.log(self.sink_count)
-        mods = [] if bias is None else [_Added(np.broadcast_to(self.bias_factor * bias, keep.shape))]
+        mods = [] if bias is None else [_Added(bias)]
         rows = np.arange(sizes.B)[:, None]
         out, lse = definition(
             q,
@@ -203,7 +230,9 @@ def sizes_of(built: Built) -> Sizes:
     3
     """
     b, hq, t, d = built.q.shape
-    return Sizes(b, hq, built.k.shape[1], t, built.k.shape[2], d, built.v.shape[3])
+    table = built.options.get("block_table")
+    keys = built.k.shape[2] * (1 if table is None else table.shape[1])
+    return Sizes(b, hq, built.k.shape[1], t, keys, d, built.v.shape[3])
 
 
 def _without_sinks(built: Built) -> Built:

@@ -8,9 +8,10 @@ long as it fails; then the hypotheses that name faults are tried on it, and wher
 described by what was read out.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 import random
+from types import MappingProxyType
 
 import numpy as np
 
@@ -18,9 +19,10 @@ from kvattn.testing.diagnosis.behaviour import HEAD_MAPS, SCALES, Behaviour
 from kvattn.testing.diagnosis.bends import BIAS
 from kvattn.testing.diagnosis.finding import Finding
 from kvattn.testing.diagnosis.lab import Difference, Lab, Refused
-from kvattn.testing.diagnosis.recipe import DRAWN, FLAT, LOUD, ONE_HOT, RANDOM, Recipe, Sizes
+from kvattn.testing.diagnosis.recipe import DRAWN, FLAT, LOUD, ONE_HOT, RANDOM, TABLE, Recipe, Sizes
 from kvattn.testing.diagnosis.sight import MASK, agree, describe
 from kvattn.testing.diagnosis.totals import SINKS
+from kvattn.testing.keywords import fed, whole, whole_signature
 
 _SPARSE = "r.random(({B}, {Hq}, {T}, {S})) < 0.3"
 
@@ -59,10 +61,8 @@ def draw(lab: Lab, count: int) -> Iterator[Recipe]:
     [True, True, True]
     """
     generator = random.Random(lab.seed)
-    texts = {"causal": "True", "mask": MASK, "bias": BIAS, "sinks": SINKS}
     known = sorted(name for name in lab.target.features if lab.can(name))
-    if "mask" in known and "empty rows" not in lab.behaviour.without and lab.behaviour.mask == "may see":
-        texts["sparse"] = _SPARSE
+    sparse = "mask" in known and "empty rows" not in lab.behaviour.without and lab.behaviour.mask == "may see"
     for n in range(count):
         hkv, group = generator.choice((1, 2, 3)), generator.choice((1, 2, 3))
         if n % 8 == 7:
@@ -74,28 +74,70 @@ def draw(lab: Lab, count: int) -> Iterator[Recipe]:
             t = generator.choice((1, s, generator.randint(1, s)))
         d = generator.choice((4, 6, 8, 16, 24))
         sizes = Sizes(b, hkv * group, hkv, t, s, d, d)
-        chosen = [name for name in known if generator.random() < 0.45]
-        while len(chosen) < min(2, len(known)):
-            chosen = sorted({*chosen, generator.choice(known)})
-        if "window" in chosen and "causal" not in chosen:
-            chosen.append("causal")
-        while not lab.can(*chosen):
-            chosen.remove(generator.choice(chosen))
-            if "causal" not in chosen and "window" in chosen:
-                chosen.remove("window")
-        options = {}
-        for name in sorted(chosen):
-            if name == "window":
-                edge = generator.choice((1, 2, t, s - 1, s, s + 1, s // 2))
-                options[name] = str(max(1, edge + (lab.behaviour.extra_keys < 0)))
-            elif name in {"scale", "softcap"}:
-                options[name] = generator.choice(("0.07", "0.3", "1.1") if name == "scale" else ("0.6", "2.0", "30.0"))
-            elif name == "mask" and "sparse" in texts:
-                options[name] = generator.choice((MASK, _SPARSE))
-            else:
-                options[name] = texts[name]
+        chosen = _mixed(lab, known, generator)
+        options = {name: _text(lab, name, sizes, generator, sparse) for name in chosen}
         scores = LOUD if generator.random() < 0.2 else DRAWN
         yield replace(lab.case(sizes, scores, RANDOM, **options), seed=lab.seed + n)
+
+
+TEXTS: Mapping[str, str] = MappingProxyType(
+    {
+        "causal": "True",
+        "mask": MASK,
+        "bias": BIAS,
+        "sinks": SINKS,
+        "ahead": "1",
+        "chunk": "3",
+        "prefix": "r.integers(0, {S} + 1, {B})",
+        "lengths": "r.integers(min({T}, {S}), {S} + 1, {B})",
+        "starts": "r.integers(0, {S} // 2 + 1, {B})",
+        "segments": "np.sort(r.integers(0, 3, ({B}, {S})), -1)",
+        "parents": "np.minimum(np.arange({T}) - 1, r.integers(-1, {T}, {T}))",
+        "q_positions": "np.arange({S} - {T}, {S}) + np.zeros(({B}, 1), int)",
+        "k_positions": "np.argsort(r.random(({B}, {S})))",
+        "alibi": "True",
+        "alibi_slopes": "0.1 + r.random({Hq})",
+        "block_table": TABLE,
+        "splits": "3",
+        "k_scale": "0.5 + r.random({Hkv})",
+        "v_scale": "0.5 + r.random({Hkv})",
+        "dropout": "0.5",
+        "training": "False",
+        "return_weights": "True",
+    }
+)
+"""An expression for each keyword whose value is not drawn from a list."""
+
+
+def _mixed(lab: Lab, known: list[str], generator: random.Random) -> list[str]:
+    """Take two to five keywords that go together, and what they need."""
+    chosen: list[str] = []
+    wanted = generator.choice((2, 3, 3, 4, 5))
+    for name in generator.sample(known, len(known)):
+        more = sorted(fed([*chosen, name], known))
+        if len(chosen) < wanted and lab.can(*more) and whole(more):
+            chosen = more
+    return chosen
+
+
+def _without(chosen: list[str], name: str) -> list[str]:
+    """Drop a keyword, and those that need it."""
+    rest = [other for other in chosen if other != name]
+    return [other for other in rest if whole_signature(other, rest)]
+
+
+def _text(lab: Lab, name: str, size: Sizes, generator: random.Random, sparse: bool) -> str:
+    t, s = size.T, size.S
+    if name == "window":
+        edge = generator.choice((1, 2, t, s - 1, s, s + 1, s // 2))
+        return str(max(1, edge + (lab.behaviour.extra_keys < 0)))
+    if name in {"scale", "softcap"}:
+        return generator.choice(("0.07", "0.3", "1.1") if name == "scale" else ("0.6", "2.0", "30.0"))
+    if name == "mask" and sparse:
+        return generator.choice((MASK, _SPARSE))
+    if name == "splits":
+        return generator.choice(("1", "2", "3", str(s + 2)))
+    return TEXTS[name]
 
 
 def read_drawn(lab: Lab, count: int = 80) -> Margin:
@@ -160,7 +202,7 @@ def _fails(lab: Lab, recipe: Recipe, step: float = 0.0) -> bool:
         if not _fair(lab, recipe):
             return False
         found = lab.compare(recipe)
-    except (Refused, IndexError):
+    except (Refused, IndexError, ValueError):
         return False
     near = abs(found.got - found.expected) <= step * (1 + abs(found.expected))
     return found.ratio > 1 and not near
@@ -170,8 +212,7 @@ def _fewer(recipe: Recipe, still: Callable[[Recipe], bool]) -> Recipe:
     """Drop every option that the failure does not need."""
     for name, _ in recipe.options:
         rest = tuple(item for item in recipe.options if item[0] != name)
-        names = {item[0] for item in rest}
-        if "window" in names and "causal" not in names:
+        if not whole(item[0] for item in rest):
             continue
         if still(replace(recipe, options=rest)):
             return _fewer(replace(recipe, options=rest), still)
@@ -228,7 +269,7 @@ def _explanations(lab: Lab, recipe: Recipe) -> Iterator[tuple[str, dict[str, obj
     now = lab.behaviour
     changes: list[tuple[str, dict[str, object], str, Behaviour]] = []
     names = {name for name, _ in recipe.options}
-    if "causal" in names:
+    if names & {"causal", "window", "chunk"}:
         other = "top_left" if now.anchor == "bottom_right" else "bottom_right"
         changes.append(("causal-align", {"anchor": other}, f"The anchor is {other}", replace(now, anchor=other)))
         for shift in (-1, 1):
@@ -253,8 +294,9 @@ def _explanations(lab: Lab, recipe: Recipe) -> Iterator[tuple[str, dict[str, obj
     for fault_class, parameters, words, behaviour in changes:
         if behaviour != now and _explained(lab, recipe, behaviour):
             yield fault_class, parameters, words
-    for name in sorted(names):
-        lost = tuple(item for item in recipe.options if item[0] not in {name, "window" if name == "causal" else name})
+    for name in sorted(names - ({"lengths", "block_table"} if "block_table" in names else set())):
+        kept = _without([item[0] for item in recipe.options], name)
+        lost = tuple(item for item in recipe.options if item[0] in kept)
         if _explained(lab, recipe, now, lost):
             kind = "softcap" if name == "softcap" else "sink" if name == "sinks" else "scale" if name == "scale" else ""
             yield kind or "mask-dropped", {"argument": name, "with": sorted(names - {name})}, f"{name} is lost"

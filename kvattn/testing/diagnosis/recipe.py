@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kvattn.testing.keywords import ARRAYS, FLOATING
 from kvattn.typing import Array
 
 ONE_HOT = "np.zeros(({B}, {Hkv}, {S}, {Dv})) + np.eye({S}, {Dv})"
@@ -36,6 +37,16 @@ MILD = (DRAWN[0].replace("0.7", "0.35"), DRAWN[1].replace("0.7", "0.35"))
 
 LOUD = (DRAWN[0].replace("0.7", "2.5"), DRAWN[1].replace("0.7", "1.5"))
 """Larger scores, in which a wrong factor shows."""
+
+
+PAGE = 4
+"""Keys in a page, where a case has a ``block_table``."""
+
+TABLE = "r.permutation({B} * -(-{S} // 4) + 3)[3:].reshape({B}, -1)"
+"""Pages in any order, three of the pool owned by nobody."""
+
+POOL = "from kvattn.testing.diagnosis.places import paged; k, v = (paged(x, block_table, lengths) for x in (k, v))"
+"""Statements that lay keys and values out in pages."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +125,10 @@ class Recipe:
             for name, text in zip("qkv", (*self.scores, self.values), strict=True)
         ]
         for name, text in self.options:
-            if name in {"mask", "bias", "sinks"}:
-                lines.append(f"{name} = ({text}){cast}" if cast and name != "mask" else f"{name} = {text}")
-        text = "; ".join([*lines, *self.edits]).format(**asdict(self.sizes))
+            if name in ARRAYS:
+                lines.append(f"{name} = ({text}){cast}" if cast and name in FLOATING else f"{name} = {text}")
+        paged = [POOL] if "block_table" in dict(self.options) else []
+        text = "; ".join([*lines, *self.edits, *paged]).format(**asdict(self.sizes))
         return f"r = np.random.default_rng({self.seed}); {text}" if "r." in text else text
 
     def call(self, function: str = "f") -> str:
@@ -125,7 +137,7 @@ class Recipe:
         >>> Recipe(Sizes(), options=(("scale", "0.5"),)).call("attend")
         'attend(q, k, v, scale=0.5)'
         """
-        words = [f", {name}={name if name in {'mask', 'bias', 'sinks'} else text}" for name, text in self.options]
+        words = [f", {name}={name if name in ARRAYS else text}" for name, text in self.options]
         return f"{function}(q, k, v{''.join(words)})".format(**asdict(self.sizes))
 
     def build(self) -> Built:
@@ -146,7 +158,7 @@ class Recipe:
         >>> Recipe(Sizes(), options=(("sinks", "np.ones(1)"), ("scale", "0.5"))).scalars()
         (('scale', '0.5'),)
         """
-        return tuple(item for item in self.options if item[0] not in {"mask", "bias", "sinks"})
+        return tuple(item for item in self.options if item[0] not in ARRAYS)
 
     def with_option(self, name: str, text: str) -> "Recipe":
         """Return the recipe with one option more, or with another text for it.
