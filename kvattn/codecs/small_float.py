@@ -1,10 +1,10 @@
-"""Floating-point numbers of 4 or 8 bits: rounding and reading them, bit for bit.
+"""Floating-point numbers of few bits: rounding and reading them, bit for bit.
 
     x̂ = ± rint(|x| / 2^e) · 2^e,   e = max(floor(log2 |x|), 1 - bias) - mantissa bits,   at most the largest number
 
 Rounding is half to even, once, from float64 (float32 fits in it); below the smallest normal number the step stays.
-Beyond the largest number, infinity included, it saturates; NaN stays NaN where the format has one and is refused
-where it has none.  Codes are sign, exponent, mantissa, from the highest bit down, in a uint8.
+Beyond the largest number, infinity included, codes saturate; NaN stays NaN where the format has one and is refused
+where it has none.  Codes are sign, exponent, mantissa, from the highest bit down, in the smallest unsigned integer.
 
 Shapes: elementwise.  Cached per number: 4 or 8 bits.  Cost: counted by the codecs that use it.
 
@@ -17,6 +17,7 @@ ml_dtypes rounds float64 twice, by way of float32.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from kvattn.codecs._shared import in_units
 from kvattn.errors import ArgumentError
 from kvattn.typing import Array
 
-Bytes = NDArray[np.uint8]
+Codes = NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,29 @@ class SmallFloat:
     def __repr__(self) -> str:
         return self.name
 
-    def encode(self, x: Array) -> Bytes:
+    @property
+    def bits(self) -> int:
+        """Of a code, sign included.
+
+        >>> E4M3FN.bits, E2M1.bits
+        (8, 4)
+        """
+        return 1 + self.exponent + self.mantissa
+
+    def nearest(self, x: Array) -> Array:
+        """The nearest multiples of the step at x, ties to even, as if there was no largest number.
+
+        What lies beyond twice the largest number counts as twice that; NaN stays.
+
+        >>> E2M1.nearest(np.array([0.25, -0.2, 5.0, 6.9, 7.0, np.inf]))
+        array([ 0., -0.,  4.,  6.,  8., 12.])
+        """
+        size = np.minimum(np.abs(x), 2 * self.largest).astype(np.float64)
+        step = self._step(size)
+        found: Array = np.copysign(np.ldexp(np.rint(np.ldexp(size, -step)), step), x)
+        return found
+
+    def encode(self, x: Array) -> Codes:
         """Codes of the nearest numbers, ties to even, saturating.
 
         Raises
@@ -83,22 +106,22 @@ class SmallFloat:
         lost = np.isnan(x)
         if self.nan is None and lost.any():
             raise ArgumentError(f"x must not be NaN in {self.name}, which has none, got NaN")
-        size = np.where(lost, 0.0, np.minimum(np.abs(x), self.largest)).astype(np.float64)
+        size = np.minimum(np.abs(self.nearest(np.where(lost, 0.0, x))), self.largest)
         step = self._step(size)
         # The implicit bit of a normal number adds one to the exponent field, so all below it is one sum.
         low = 1 - self.bias - self.mantissa
-        code = np.rint(np.ldexp(size, -step)).astype(np.int64) + ((step - low) << self.mantissa)
+        code = np.ldexp(size, -step).astype(np.int64) + ((step - low) << self.mantissa)
         negative = np.signbit(x) & (self.negative_zero | (code > 0))
         found = code | (negative.astype(np.int64) << (self.exponent + self.mantissa))
-        return np.where(lost, self.nan or 0, found).astype(np.uint8)
+        return np.where(lost, self.nan or 0, found).astype(np.min_scalar_type((1 << self.bits) - 1))
 
-    def decode(self, codes: Bytes) -> Array:
+    def decode(self, codes: Codes) -> Array:
         """The numbers of codes, float64.
 
         >>> E5M2.decode(np.array([0x01, 0x7B, 0x7C, 0x7D], np.uint8)), E4M3FNUZ.decode(np.array([0x80], np.uint8))
         (array([1.52587891e-05, 5.73440000e+04,            inf,            nan]), array([nan]))
         """
-        number: Array = self.numbers()[codes]
+        number: Array = self.numbers()[codes] if self.bits <= 8 else self._read(codes)
         return number
 
     def numbers(self) -> Array:
@@ -107,18 +130,20 @@ class SmallFloat:
         >>> E2M1.numbers()[8:]
         array([-0. , -0.5, -1. , -1.5, -2. , -3. , -4. , -6. ])
         """
-        half = 1 << (self.exponent + self.mantissa)
-        code = np.arange(half)
-        field, part = code >> self.mantissa, code & ((1 << self.mantissa) - 1)
+        return self._read(np.arange(1 << self.bits))
+
+    def _read(self, codes: NDArray[np.integer[Any]]) -> Array:
+        low = np.asarray(codes).astype(np.int64) & ((1 << (self.bits - 1)) - 1)
+        field, part = low >> self.mantissa, low & ((1 << self.mantissa) - 1)
         whole = np.where(field > 0, part + (1 << self.mantissa), part)
-        size = np.ldexp(whole.astype(np.float64), np.maximum(field, 1) - self.bias - self.mantissa)
-        size[size > self.largest] = np.nan
+        with np.errstate(over="ignore"):  # float64's own infinity
+            size = np.ldexp(whole.astype(np.float64), np.maximum(field, 1) - self.bias - self.mantissa)
+        size = np.where(size > self.largest, np.nan, size)
         if self.infinity is not None:
-            size[self.infinity] = np.inf
-        both = np.concatenate([size, -size])
-        if not self.negative_zero:
-            both[half] = np.nan
-        return both
+            size = np.where(low == self.infinity, np.inf, size)
+        negative = (codes >> (self.bits - 1)).astype(np.bool_)
+        both = np.where(negative, -size, size)
+        return both if self.negative_zero else np.where(negative & (low == 0), np.nan, both)
 
     def error(self, x: Array) -> Array:
         """Half a step, or the distance to the largest number.

@@ -375,7 +375,7 @@ FORMATS = {
     **{f"{wrong.__name__} E2M1": wrong(*fields(E2M1)) for wrong in (Flushing, TowardsZero, TiesAway, ThroughSingle)},
     "another bias": replace(E4M3FN, bias=8),
     "E4M3FN up to 480": replace(E4M3FN, largest=480.0, nan=None),
-    "E5M2 up to 61440": replace(E5M2, largest=61440.0),
+    "E5M2 up to 49152": replace(E5M2, largest=49152.0),
     "one zero": replace(E4M3FN, negative_zero=False),
     "Wrapping": Wrapping(*fields(E4M3FN)),
 }
