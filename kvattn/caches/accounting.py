@@ -1,4 +1,4 @@
-"""What paged caches hold, in bytes, as whole pages: live, shared by several sequences, and padding.
+"""What caches hold, in bytes, as whole pages: live, shared by several sequences, and padding.
 
     live    = bytes of every page held, each once             (`kvattn.caches.paged.live_bytes`)
     shared  = bytes of the pages that more than one of the sequences holds
@@ -13,13 +13,28 @@ Cost: one look at every page of every sequence.
 """
 
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from kvattn.caches.paged import Paged
 
 
-def shared_bytes(*caches: Paged[Any]) -> int:
-    """Bytes of the pages that more than one sequence of these caches holds, each page once.
+class Batch(Protocol):
+    """Any storage: sequences that can be picked, and pages, buffers or states with their bytes."""
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+
+    def select(self, indices: Sequence[int]) -> "Batch":
+        """Some of them, by reference."""
+
+    def footprint(self) -> Mapping[int, int]:
+        """Serial number and bytes of everything held, each once."""
+
+
+def shared_bytes(*caches: Batch) -> int:
+    """Bytes of the pages that more than one sequence of these caches holds, each page once; of any storage.
 
     >>> import numpy as np
     >>> from kvattn.caches.rows import latent
@@ -30,9 +45,10 @@ def shared_bytes(*caches: Paged[Any]) -> int:
     holders: Counter[int] = Counter()
     sizes: dict[int, int] = {}
     for cache in caches:
-        sizes.update(cache.footprint())
         for b in range(cache.batch):
-            holders.update({serial for serial in cache.pages(b) if serial is not None})
+            held = cache.select([b]).footprint()
+            sizes.update(held)
+            holders.update(held.keys())
     return sum(sizes[serial] for serial, count in holders.items() if count > 1)
 
 
