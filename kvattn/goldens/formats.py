@@ -8,13 +8,35 @@ pattern with all ones, for NaN; ``e2m1fn`` keeps nothing.
 Source: IEEE 754-2019 §3.4; Micikevicius et al. 2022 (2209.05433) §3; OCP Microscaling 1.0 §5.3.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvattn.errors import ArgumentError
-from kvattn.goldens.recipe import Bits
 from kvattn.typing import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Bits:
+    """Numbers of a format that NumPy may not have: their bit patterns, and its name.
+
+    Attributes
+    ----------
+    dtype
+        ``bfloat16``, ``float16``, ``float32``, ``float8_e4m3fn``, ``float8_e5m2`` or ``float4_e2m1fn``.
+    bits
+        Unsigned integers of that width (four-bit numbers one to a byte).
+
+    Examples
+    --------
+    >>> Bits("bfloat16", np.array([0x3F80], np.uint16)).dtype
+    'bfloat16'
+    """
+
+    dtype: str
+    bits: NDArray[np.unsignedinteger[Any]]
 
 
 class Format(NamedTuple):

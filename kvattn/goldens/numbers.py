@@ -94,7 +94,7 @@ class Interval:
     def __sub__(self, other: "Interval | int") -> "Interval":
         if (term := self._read(other)) is None:
             return NotImplemented
-        return self + -term
+        return self.home(0) if term is self else self + -term
 
     def __rsub__(self, other: "Interval | int") -> "Interval":
         return -self + other

@@ -11,10 +11,13 @@ from typing import Any, TypeAlias
 import zlib
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kvattn.goldens.flag import BUG_TYPES, Flag
+from kvattn.goldens.formats import Bits, decoded
 from kvattn.goldens.numbers import Numbers
 from kvattn.typing import Array
+
+__all__ = ["BUG_TYPES", "Bits", "Flag", "Formula", "Ours", "Recipe", "Values", "drawn", "flat", "read"]
 
 Values: TypeAlias = Mapping[str, Any]
 """Name to nested lists: of numbers, plain floats where not finite, integers or booleans."""
@@ -24,68 +27,6 @@ Formula: TypeAlias = Callable[[Numbers, Values, Mapping[str, Any]], Values]
 
 Ours: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
 """``ours(inputs, parameters)``: what kvattn computes in float64 from the same arrays, under the same names."""
-
-
-@dataclass(frozen=True)
-class Flag:
-    """Why a case exists, for many cases at once.
-
-    Attributes
-    ----------
-    name
-        In one word, such as ``SoftcapAfterMask``.
-    bug_type
-        One of `BUG_TYPES`.
-    description
-        What an implementation that fails such a case does.
-    links
-        Where it happened: addresses of issues, pull requests, commits, papers.
-
-    Examples
-    --------
-    >>> Flag("WindowBound", "CONVENTION", "A window that counts W keys beside the query's own.").links
-    ()
-    """
-
-    name: str
-    bug_type: str
-    description: str
-    links: tuple[str, ...] = ()
-
-
-BUG_TYPES = (
-    "BASIC",
-    "EDGE_CASE",
-    "MASKING",
-    "LAYOUT",
-    "POSITION",
-    "CACHE_STATE",
-    "NUMERIC_RANGE",
-    "CONVENTION",
-    "KNOWN_BUG",
-)
-"""What a flag may be about."""
-
-
-@dataclass(frozen=True, eq=False)
-class Bits:
-    """Numbers of a format that NumPy may not have: their bit patterns, and its name.
-
-    Attributes
-    ----------
-    dtype
-        ``bfloat16``, ``float16``, ``float32``, ``float8_e4m3fn``, ``float8_e5m2`` or ``float4_e2m1fn``.
-    bits
-        Unsigned integers of that width (four-bit numbers one to a byte).
-
-    Examples
-    --------
-    >>> Bits("bfloat16", np.array([0x3F80], np.uint16)).dtype
-    'bfloat16'
-    """
-
-    dtype: str
-    bits: NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +58,9 @@ class Recipe:
         ``invalid``, where an implementation must refuse the call, and nothing is expected.
     alternatives
         Name of a convention to the formula of its outputs.
+    mistakes
+        What a known mistake is called to the formula of what it gives; an implementation that gives this has
+        that mistake.
     sibling
         Name of the plainer case that this one must differ from; None for a plain case.
     supersedes
@@ -140,6 +84,7 @@ class Recipe:
     flags: tuple[Flag, ...] = ()
     result: str = "valid"
     alternatives: Mapping[str, Formula] = field(default_factory=dict)
+    mistakes: Mapping[str, Formula] = field(default_factory=dict)
     sibling: str | None = None
     supersedes: str | None = None
 
@@ -165,8 +110,6 @@ def read(n: Numbers, array: Any) -> Any:
     [0.5, -inf]
     """
     if isinstance(array, Bits):
-        from kvattn.goldens.formats import decoded
-
         array = decoded(array)
 
     def leaf(value: Any) -> Any:
