@@ -85,6 +85,86 @@ def scaled_dot_product_attention(
     return np.asarray(out.numpy())
 
 
+def math(
+    q: NDArray[Any],
+    k: NDArray[Any],
+    v: NDArray[Any],
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    bias: NDArray[Any] | None = None,
+    mask: NDArray[np.bool_] | None = None,
+) -> NDArray[Any]:
+    """Run torch's function with its plain kernel, `scaled_dot_product_attention` with ``SDPBackend.MATH``.
+
+    Parameters, return value and errors are those of `scaled_dot_product_attention`.
+
+    Examples
+    --------
+    >>> MATH.name
+    'kvattn.interop.torch:MATH'
+    """
+    with _only("MATH"):
+        return scaled_dot_product_attention(q, k, v, causal=causal, scale=scale, bias=bias, mask=mask)
+
+
+def flash(
+    q: NDArray[Any],
+    k: NDArray[Any],
+    v: NDArray[Any],
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    bias: NDArray[Any] | None = None,
+    mask: NDArray[np.bool_] | None = None,
+) -> NDArray[Any]:
+    """Run torch's function with its tiled kernel for CPUs, `scaled_dot_product_attention` with ``FLASH_ATTENTION``.
+
+    Parameters, return value and errors are those of `scaled_dot_product_attention`; where the kernel takes no such
+    sizes, torch raises.
+
+    Examples
+    --------
+    >>> FLASH.name
+    'kvattn.interop.torch:FLASH'
+    """
+    with _only("FLASH_ATTENTION"):
+        return scaled_dot_product_attention(q, k, v, causal=causal, scale=scale, bias=bias, mask=mask)
+
+
+def _only(backend: str) -> Any:
+    """No other kernel than this one."""
+    if find_spec("torch") is None:
+        raise MissingExtraError("torch must be installed for this adapter, got no module torch")
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel([getattr(SDPBackend, backend)])
+
+
+_FEATURES = frozenset({"causal", "scale", "bias", "mask"})
+_EXCLUSIVE = frozenset(map(frozenset, (("causal", "bias"), ("causal", "mask"), ("bias", "mask"))))
+
+MATH = Target(
+    name="kvattn.interop.torch:MATH",
+    function=math,
+    features=_FEATURES,
+    setup="from kvattn.interop.torch import math as f",
+    conventions=CONVENTIONS,
+    exclusive=_EXCLUSIVE,
+)
+"""torch's plain kernel, to be checked."""
+
+FLASH = Target(
+    name="kvattn.interop.torch:FLASH",
+    function=flash,
+    features=_FEATURES,
+    setup="from kvattn.interop.torch import flash as f",
+    conventions=CONVENTIONS,
+    exclusive=_EXCLUSIVE,
+)
+"""torch's tiled kernel for CPUs, to be checked."""
+
+
 def target() -> Target:
     """Return torch's function as something to check, with its conventions declared.
 
@@ -103,8 +183,8 @@ def target() -> Target:
     return Target(
         name="torch.nn.functional:scaled_dot_product_attention",
         function=scaled_dot_product_attention,
-        features=frozenset({"causal", "scale", "bias", "mask"}),
+        features=_FEATURES,
         setup="from kvattn.interop.torch import scaled_dot_product_attention as f",
         conventions=CONVENTIONS,
-        exclusive=frozenset(map(frozenset, (("causal", "bias"), ("causal", "mask"), ("bias", "mask")))),
+        exclusive=_EXCLUSIVE,
     )

@@ -84,3 +84,13 @@ def test_without_torch_the_message_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     for call in (lambda: load(NAME), target, lambda: scaled_dot_product_attention(one, one, one)):
         with pytest.raises(MissingExtraError, match="torch must be installed for this adapter"):
             call()
+
+
+@pytest.mark.peer
+@needs_torch
+@pytest.mark.parametrize("name", ["MATH", "FLASH"])
+def test_each_kernel_for_cpus_makes_the_same_choices(name: str) -> None:
+    report = check(f"kvattn.interop.torch:{name}", cases=30)
+    assert report.verdict == "convention", str(report)
+    assert {f.fault_class for f in report.findings} == {"causal-align", "masked-nan"}
+    assert report.arithmetic == "float64"
