@@ -16,6 +16,7 @@ Where libraries differ: ml_dtypes and torch give NaN (E5M2: infinity) beyond the
 ml_dtypes rounds float64 twice, by way of float32.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,9 +86,20 @@ class SmallFloat:
         >>> E2M1.nearest(np.array([0.25, -0.2, 5.0, 6.9, 7.0, np.inf]))
         array([ 0., -0.,  4.,  6.,  8., 12.])
         """
+        return self._multiple(x, np.rint)
+
+    def cut(self, x: Array) -> Array:
+        """The next multiples of the step at x towards zero, as `nearest` otherwise.
+
+        >>> E2M1.cut(np.array([0.4, -0.9, 5.9, 7.0]))
+        array([ 0. , -0.5,  4. ,  6. ])
+        """
+        return self._multiple(x, np.trunc)
+
+    def _multiple(self, x: Array, whole: Callable[[Array], Array]) -> Array:
         size = np.minimum(np.abs(x), 2 * self.largest).astype(np.float64)
         step = self._step(size)
-        found: Array = np.copysign(np.ldexp(np.rint(np.ldexp(size, -step)), step), x)
+        found: Array = np.copysign(np.ldexp(whole(np.ldexp(size, -step)), step), x)
         return found
 
     def encode(self, x: Array) -> Codes:

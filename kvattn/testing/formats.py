@@ -15,7 +15,7 @@ Where libraries differ: ml_dtypes casts float64 by way of float32, rounding twic
 to 1 + 2⁻⁷ here.  Kernels saturate where they convert to 8 bits (PTX ``cvt.rn.satfinite``), ml_dtypes and torch do not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,10 +82,28 @@ class Format:
         >>> FORMATS["float8_e4m3"].round([464.0, 465.0]), saturating(FORMATS["float8_e4m3"]).round([464.0, 465.0])
         (array([448.,  nan]), array([448., 448.]))
         """
+        return self._settled(x, self.kind.nearest)
+
+    def cut(self, x: Any) -> Array:
+        """The next numbers of the format towards zero, as float64; too large ones as in `round`.
+
+        Raises
+        ------
+        ArgumentError
+            NaN, in a format without.
+
+        Examples
+        --------
+        >>> FORMATS["bfloat16"].cut([1.0077, -1.99999, 3.5e38])
+        array([ 1.       , -1.9921875,        inf])
+        """
+        return self._settled(x, self.kind.cut)
+
+    def _settled(self, x: Any, multiple: Callable[[Array], Array]) -> Array:
         exact = np.asarray(x, np.float64)
         if self.kind.nan is None and np.isnan(exact).any():
             raise ArgumentError(f"x must not be NaN in {self}, which has none, got NaN")
-        found = self.kind.nearest(exact)
+        found = multiple(exact)
         over = np.abs(found) > self.kind.largest
         if over.any():
             found = np.where(over, np.copysign(self.beyond, found), found)

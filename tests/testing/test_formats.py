@@ -36,26 +36,30 @@ WORDS: dict[
 }
 
 
-def by_hand(x: float, name: str) -> float:
-    """The nearest number, ties to even, in exact fractions."""
+def nearest(x: Fraction, name: str, cut: bool = False) -> Fraction | float:
+    """The nearest number, ties to even, or the next towards zero, in exact fractions."""
     _, mantissa, bias, largest, beyond = WORDS[name]
-    sign = math.copysign(1.0, x)
-    if math.isnan(x):
-        return x
-    if math.isinf(x):
-        return math.copysign(beyond, sign)
-    size = abs(Fraction(x))
+    size = abs(x)
     exponent = size.numerator.bit_length() - size.denominator.bit_length() if size else 1 - bias
     exponent -= size < Fraction(2) ** exponent
     exponent = max(exponent, 1 - bias)
     step = Fraction(2) ** (exponent - mantissa)
     whole, rest = divmod(size, step)
-    if 2 * rest > step or (2 * rest == step and whole % 2 == 1):
+    if not cut and (2 * rest > step or (2 * rest == step and whole % 2 == 1)):
         whole += 1
     found = whole * step
-    if found == 0 and name.endswith("fnuz"):
-        return 0.0
-    return math.copysign(beyond if found > largest else float(found), sign)
+    if found > largest:
+        return math.copysign(beyond, x)
+    return found if x >= 0 else -found
+
+
+def by_hand(x: float, name: str, cut: bool = False) -> float:
+    """The same for any float, with the signs of zeros."""
+    if math.isnan(x):
+        return x
+    beyond = WORDS[name][4]
+    found = beyond if math.isinf(x) else abs(float(nearest(Fraction(x), name, cut)))
+    return 0.0 if found == 0 and name.endswith("fnuz") else math.copysign(found, x)
 
 
 def same(found: Any, wanted: Any) -> bool:
@@ -94,10 +98,10 @@ def probes(name: str) -> Array:
 
 
 @cache
-def answers(name: str) -> tuple[Array, Array]:
+def answers(name: str, cut: bool = False) -> tuple[Array, Array]:
     """The probes and what becomes of them by hand."""
     x = probes(name)
-    return x, np.array([by_hand(float(one), name) for one in x])
+    return x, np.array([by_hand(float(one), name, cut) for one in x])
 
 
 def agrees(candidate: Format, name: str) -> bool:
@@ -109,6 +113,13 @@ def agrees(candidate: Format, name: str) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_ties_and_their_neighbours_by_hand(name: str) -> None:
     assert agrees(FORMATS[name], name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_cut_off_is_the_next_towards_zero(name: str) -> None:
+    x, wanted = answers(name, cut=True)
+    assert same(FORMATS[name].cut(x), wanted)
+    assert not same(FORMATS[name].round(x), wanted) or name == "float64"
 
 
 @given(st.sampled_from(NAMES), st.floats(allow_nan=False, width=64), st.sampled_from((1.0, 1e-300, 1e-35, 1e-6)))
