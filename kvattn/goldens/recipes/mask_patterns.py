@@ -425,7 +425,10 @@ def _two_sided_ones() -> tuple[Recipe, ...]:
             "block_diffusion",
             "Four noisy tokens and the four clean ones behind them, in blocks of two.",
             {"pattern": "block diffusion", "size": 2, "length": 4},
-            {"a noisy block sees its own clean one": {"own_block_clean": True}, "causal": {"pattern": "causal", "size": 0}},
+            {
+                "a noisy block sees its own clean one": {"own_block_clean": True},
+                "causal": {"pattern": "causal", "size": 0},
+            },
             BLOCKS,
             queries=8,
             keys=8,
