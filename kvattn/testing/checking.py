@@ -13,7 +13,28 @@ from typing import Any, Literal
 import numpy as np
 
 from kvattn.errors import ArgumentError
-from kvattn.testing.diagnosis import bends, differential, edges, heads, manners, masks, sight, totals, weights
+from kvattn.testing.diagnosis import (
+    bends,
+    differential,
+    documents,
+    dropped,
+    edges,
+    factors,
+    heads,
+    manners,
+    masks,
+    padding,
+    pages,
+    positions,
+    regions,
+    shown,
+    sight,
+    slopes,
+    splits,
+    totals,
+    trees,
+    weights,
+)
 from kvattn.testing.diagnosis.behaviour import Behaviour
 from kvattn.testing.diagnosis.differential import Margin
 from kvattn.testing.diagnosis.finding import Finding, plain
@@ -32,10 +53,25 @@ _STEPS: tuple[tuple[str, tuple[str, ...], Callable[[Lab], None]], ...] = (
     ("window=", ("causal", "window"), sight.read_window),
     ("mask=", ("mask",), masks.read_mask),
     ("softcap=", ("softcap",), bends.read_softcap),
+    ("ahead=", ("window", "ahead"), regions.read_ahead),
+    ("chunk=", ("chunk",), regions.read_chunk),
+    ("lengths=", ("lengths",), padding.read_lengths),
+    ("starts=", ("starts",), padding.read_starts),
+    ("prefix=", ("causal", "prefix"), regions.read_prefix),
+    ("segments=", ("segments",), documents.read_segments),
+    ("parents=", ("parents",), trees.read_parents),
+    ("q_positions=, k_positions=", ("q_positions",), positions.read_positions),
+    ("block_table=", ("block_table",), pages.read_pages),
+    ("alibi=", ("alibi",), slopes.read_alibi),
+    ("alibi_slopes=", ("alibi_slopes",), slopes.read_alibi_slopes),
+    ("k_scale=, v_scale=", (), factors.read_factors),
+    ("dropout=", ("dropout",), dropped.read_dropout),
     ("masks together", (), sight.read_together),
     ("bias=", ("bias",), bends.read_bias),
     ("sinks=", ("sinks",), totals.read_sinks),
     ("lse", (), totals.read_lse),
+    ("splits=", ("splits",), splits.read_splits),
+    ("return_weights=", ("return_weights",), shown.read_shown),
     ("empty rows", ("mask",), edges.read_empty_rows),
     ("poison", (), edges.read_poison),
     ("extremes", (), edges.read_extremes),

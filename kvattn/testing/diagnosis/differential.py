@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.diagnosis.behaviour import HEAD_MAPS, SCALES, Behaviour
 from kvattn.testing.diagnosis.bends import BIAS
 from kvattn.testing.diagnosis.finding import Finding
@@ -371,11 +372,11 @@ def settle_arithmetic(lab: Lab) -> None:
     compute = max(lab.dtype, "float32" if lab.dtype == "float16" else lab.dtype, stores, key=widths.index)
     if lab.dtype == "float16":
         compute = "float16"
-    lab.arithmetic = replace(lab.arithmetic, compute=compute, accumulate=compute, store=compute)
+    lab.arithmetic = Arithmetic(compute)
     if compute != "float64" or max(lab.compare(case).ratio for case in cases) <= 1:
         return
     exact = lab.arithmetic
-    lab.arithmetic = replace(exact, compute="float32", accumulate="float32", store="float32")
+    lab.arithmetic = Arithmetic("float32")
     if max(lab.compare(case).ratio for case in cases) > 1:
         lab.arithmetic = exact
         return

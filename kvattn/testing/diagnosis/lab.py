@@ -48,6 +48,7 @@ class Seen(NamedTuple):
     out: NDArray[np.float64]
     lse: NDArray[np.float64] | None
     dtype: str
+    weights: NDArray[Any] | None = None
 
 
 class Difference(NamedTuple):
@@ -209,7 +210,7 @@ class Lab:
         if result.lse is not None and result.lse.shape != wanted[:3]:
             raise Misshapen(f"lse has shape {result.lse.shape}, expected {wanted[:3]}")
         lse = None if result.lse is None else result.lse.astype(np.float64)
-        return Seen(built, result.out.astype(np.float64), lse, str(result.out.dtype))
+        return Seen(built, result.out.astype(np.float64), lse, str(result.out.dtype), result.weights)
 
     def weights(self, recipe: Recipe) -> NDArray[np.float64]:
         """Read the probabilities ``[B, Hq, T, S]`` of a case with one-hot values.

@@ -350,7 +350,8 @@ class Planted:
                 gate = self._("gate", l=top + np.log(total), z=logits, a=given["scale"])
                 total = total + self.sink_count * self._("sinks", z=logits, top=top, total=total)
             total = self._round("total", total)
-            lse = self._("lse", l=top + np.log(total), top=top, total=total, S=scores.shape[-1])[..., 0]
+            sink = 0.0 if logits is None else self.sink_count * np.exp(logits - top)
+            lse = self._("lse", l=top + np.log(total), top=top, total=total, sink=sink, S=scores.shape[-1])[..., 0]
             weights = weights / np.where((total == 0) & (self.empty != "nan"), 1, total) * gate
         if self.empty == "mean":
             weights = np.where(keep.any(-1, keepdims=True) | (sinks is not None), weights, 1 / scores.shape[-1])
@@ -382,8 +383,18 @@ def paper(heads: int) -> Array:
     return np.array([*powers[0], *powers[1][::2]][:heads])
 
 
+def _strided(tree: Visible, stride: int) -> Visible:
+    """Rows of a draft tree laid down ``stride`` apart and read as many apart as there are."""
+    length, count = tree.shape
+    flat = np.zeros(length * stride, np.bool_)
+    for t, row in enumerate(tree[:, count - length :]):
+        flat[t * stride : t * stride + length] = row
+    read = [flat[t * length : (t + 1) * length] for t in range(length)]
+    return np.concatenate([tree[:, : count - length], np.stack(read)], 1)
+
+
 def _formula(text: str, **names: Any) -> Any:
     """Evaluate one of the small formulas above."""
     functions = {name: getattr(np, name) for name in ("sqrt", "tanh", "exp", "log", "where", "maximum", "abs", "inf")}
-    functions |= {"finfo": np.finfo, "roll": np.roll, "minimum": np.minimum, "nan": np.nan, "array": np.array}
+    functions |= {name: getattr(np, name) for name in ("finfo", "minimum", "nan", "sort")} | {"strided": _strided}
     return eval(text, {**functions, **names})  # noqa: S307 - our own text
