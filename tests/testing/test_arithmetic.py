@@ -15,7 +15,7 @@ PRESETS = {name: value for name, value in vars(arithmetic).items() if isinstance
 @pytest.mark.parametrize("name", ["accumulate", "store", "probabilities", "inputs"])
 def test_what_is_not_said_is_as_compute(name: str) -> None:
     assert getattr(Arithmetic("bfloat16"), name) == "bfloat16"
-    said = Arithmetic("bfloat16", **{name: "float32"})
+    said = replace(Arithmetic("bfloat16"), **{name: "float32"})  # type: ignore[arg-type]
     assert getattr(said, name) == "float32"
     others = {"accumulate", "store", "probabilities", "inputs"} - {name}
     assert {getattr(said, other) for other in others} == {"bfloat16"}

@@ -10,6 +10,7 @@ described by what was read out.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 import random
 from types import MappingProxyType
 
@@ -23,7 +24,7 @@ from kvattn.testing.diagnosis.lab import Difference, Lab, Refused
 from kvattn.testing.diagnosis.recipe import DRAWN, FLAT, LOUD, ONE_HOT, RANDOM, TABLE, Recipe, Sizes
 from kvattn.testing.diagnosis.sight import MASK, agree, describe
 from kvattn.testing.diagnosis.totals import SINKS
-from kvattn.testing.keywords import fed, whole, whole_signature
+from kvattn.testing.keywords import KEYWORDS, fed, whole, whole_signature
 
 _SPARSE = "r.random(({B}, {Hq}, {T}, {S})) < 0.3"
 
@@ -151,10 +152,40 @@ def read_drawn(lab: Lab, count: int = 80) -> Margin:
     >>> read_drawn(lab, 8).worst < 1
     True
     """
+    return _compared(lab, draw(lab, count))
+
+
+def read_pairs(lab: Lab) -> Margin:
+    """Compare one case for every two keywords that go together, in which nothing else stands in the way.
+
+    Examples
+    --------
+    >>> from kvattn.testing.diagnosis.lab import planted
+    >>> lab = Lab(planted(lost={"sinks": "window is not None"}))
+    >>> _ = read_pairs(lab)
+    >>> lab.findings[0].fault_class, lab.findings[0].parameters["with"]
+    ('sink', ['causal', 'window'])
+    """
+    known = [name for name in KEYWORDS if lab.can(name)]
+    generator = random.Random(lab.seed)
+    sizes = Sizes(2, 6, 3, 4, 9, 5, 5)
+    cases = []
+    for pair in combinations(known, 2):
+        names = fed(pair, known)
+        if set(pair) <= set(names) and lab.can(*names) and whole(names):
+            texts = {
+                name: "2" if name in {"window", "splits"} else _text(lab, name, sizes, generator, False)
+                for name in names
+            }
+            cases.append(lab.case(sizes, DRAWN, RANDOM, **texts))
+    return _compared(lab, iter(cases))
+
+
+def _compared(lab: Lab, recipes: Iterator[Recipe]) -> Margin:
     cases, worst, suspect = 0, 0.0, 0
     failures: list[tuple[float, int, Recipe]] = []
     refusals = 0
-    for recipe in draw(lab, count):
+    for recipe in recipes:
         if not _fair(lab, recipe):
             continue
         try:
@@ -226,13 +257,16 @@ def _name(lab: Lab, recipe: Recipe) -> None:
     def still(case: Recipe) -> bool:
         return _fails(lab, case, step)
 
-    recipe = _fewer(lab.shrink(_fewer(recipe, still), still), still)
+    wide = _fewer(recipe, still)
+    recipe = _fewer(lab.shrink(wide, still), still)
+    if recipe.options != wide.options:
+        wide = recipe
     names = [name for name, _ in recipe.options]
     difference = lab.compare(recipe)
     size = recipe.sizes
     where = f"B={size.B}, Hq={size.Hq}, Hkv={size.Hkv}, T={size.T}, S={size.S}, D={size.D}"
     when = f"with {', '.join(names)}" if names else "without options"
-    for fault_class, parameters, words in _explanations(lab, recipe):
+    for fault_class, parameters, words in _explanations(lab, recipe, wide):
         detail = f"{words}, {when}, at {where}."
         _record(lab, fault_class, {**parameters, "options": names}, detail, recipe, difference)
         return
@@ -265,8 +299,8 @@ def _record(
     )
 
 
-def _explanations(lab: Lab, recipe: Recipe) -> Iterator[tuple[str, dict[str, object], str]]:
-    """Yield what explains a failing case exactly: one change of behaviour, or an option that is lost."""
+def _explanations(lab: Lab, recipe: Recipe, wide: Recipe) -> Iterator[tuple[str, dict[str, object], str]]:
+    """Yield what explains a failing case exactly, small and large: another behaviour, or an option that is lost."""
     now = lab.behaviour
     changes: list[tuple[str, dict[str, object], str, Behaviour]] = []
     names = {name for name, _ in recipe.options}
@@ -293,12 +327,12 @@ def _explanations(lab: Lab, recipe: Recipe) -> Iterator[tuple[str, dict[str, obj
             ("mask-polarity", {"true_means": "blocked"}, "The mask is reversed", replace(now, mask="blocked"))
         )
     for fault_class, parameters, words, behaviour in changes:
-        if behaviour != now and _explained(lab, recipe, behaviour):
+        if behaviour != now and _explained(lab, recipe, behaviour) and _explained(lab, wide, behaviour):
             yield fault_class, parameters, words
     for name in sorted(names - ({"lengths", "block_table"} if "block_table" in names else set())):
         kept = _without([item[0] for item in recipe.options], name)
         lost = tuple(item for item in recipe.options if item[0] in kept)
-        if _explained(lab, recipe, now, lost):
+        if _explained(lab, recipe, now, lost) and _explained(lab, wide, now, lost):
             kind = "softcap" if name == "softcap" else "sink" if name == "sinks" else "scale" if name == "scale" else ""
             yield kind or "mask-dropped", {"argument": name, "with": sorted(names - {name})}, f"{name} is lost"
 
@@ -312,11 +346,17 @@ def _explained(
     if options is not None:
         kept = {name for name, _ in options}
         built = built._replace(options={name: value for name, value in built.options.items() if name in kept})
-    expected = behaviour.expected(built).out
+    expected, known = behaviour.expected(built), lab.behaviour.expected(seen.built)
+    pairs = [(seen.out, expected.out, known.out)]
+    if seen.lse is not None and "lse" not in lab.behaviour.without:
+        pairs.append((seen.lse, expected.lse, known.lse))
+    differs = False
     with np.errstate(invalid="ignore"):
-        if not bool((np.abs(seen.out - expected) <= 10 * lab.sharp * (1 + np.abs(expected))).all()):
-            return False
-    return bool(np.abs(expected - lab.behaviour.expected(seen.built).out).max() > 20 * lab.sharp)
+        for got, want, contract in pairs:
+            if not bool(((np.abs(got - want) <= 10 * lab.sharp * (1 + np.abs(want))) | (got == want)).all()):
+                return False
+            differs |= bool(((np.abs(want - contract) > 20 * lab.sharp) & (want != contract)).any())
+    return differs
 
 
 def _described(lab: Lab, recipe: Recipe) -> tuple[str, dict[str, object], str] | None:

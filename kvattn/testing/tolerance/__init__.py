@@ -1,0 +1,13 @@
+"""How far correct code may stand from the exact answer, derived from shapes, formats and the data itself.
+
+`bounds` gives two elementwise distances for one attention call: the worst case, beyond which code is wrong, and the
+statistical one, within which it is right; between them it is suspect.  Both hold for whatever computes in the stated
+`kvattn.testing.arithmetic.Arithmetic`.
+
+Labels as [T11] tie a line to its step of the derivation.
+"""
+
+from kvattn.testing.arithmetic import Arithmetic
+from kvattn.testing.tolerance.bounding import Bounds, bounds
+
+__all__ = ["Arithmetic", "Bounds", "bounds"]

@@ -1,0 +1,158 @@
+"""One attention call, read once and handed out in blocks of rows.
+
+Shapes: ``q [B, Hq, T, D]``, ``k [B, Hkv, S, D]``, ``v [B, Hkv, S, Dv]``; a block has the rows of one head that keep
+``rows · S`` below `BLOCK` numbers, so that nothing of the size ``T · S`` is ever held at once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvattn.arguments import optional_real
+from kvattn.errors import ShapeError
+from kvattn.typing import Array
+
+BLOCK = 1 << 19
+"""Numbers in a block of scores."""
+
+
+class Rows(NamedTuple):
+    """Some rows of one head, and what they read.
+
+    Attributes
+    ----------
+    place
+        Where they stand in ``[B, Hq, T]``.
+    q, k, v
+        ``[R, D]``, ``[S, D]``, ``[S, Dv]``; keys and values that no row of the head sees are 0.
+    seen
+        ``[R, S]``.
+    bias
+        ``[R, S]``, 0 where there is none.
+    sink
+        A logit, or None.
+    """
+
+    place: tuple[int, int, slice]
+    q: Array
+    k: Array
+    v: Array
+    seen: NDArray[np.bool_]
+    bias: Array | None
+    sink: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The arguments of one attention call, in float64.
+
+    Attributes
+    ----------
+    q, k, v
+        ``[B, Hq, T, D]``, ``[B, Hkv, S, D]``, ``[B, Hkv, S, Dv]``; any numbers that NumPy reads.
+    scale, softcap, sinks
+        As in `kvattn.attend`.
+    bias, visible
+        Broadcast to ``[B, Hq, T, S]``.
+
+    Raises
+    ------
+    ShapeError
+        Where sizes do not fit.
+    ArgumentError
+        Where scale or softcap is not a number.
+
+    Examples
+    --------
+    >>> x = np.ones((2, 4, 3, 8))
+    >>> [rows.place for rows in Call(x, x[:, :2], x[:, :2]).blocks()][-1]
+    (1, 3, slice(0, 3, 1))
+    """
+
+    q: Any
+    k: Any
+    v: Any
+    scale: float | None = None
+    softcap: float | None = None
+    bias: Any = None
+    visible: Any = None
+    sinks: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("q", "k", "v"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name)).astype(np.float64))
+            if getattr(self, name).ndim != 4:
+                raise ShapeError(f"{name} must have 4 axes, got shape {getattr(self, name).shape}")
+        q, k, v = self.q.shape, self.k.shape, self.v.shape
+        if q[0] != k[0] or q[3] != k[3] or not k[1] or q[1] % k[1]:
+            raise ShapeError(f"k must fit q of shape {q}, got shape {k}")
+        if v[:3] != k[:3]:
+            raise ShapeError(f"v must fit k of shape {k}, got shape {v}")
+        object.__setattr__(self, "softcap", optional_real("softcap", self.softcap, above=0.0))
+        scale = optional_real("scale", self.scale)
+        object.__setattr__(self, "scale", 1.0 / math.sqrt(max(q[3], 1)) if scale is None else scale)
+        for name, shape in (("bias", self.pairs), ("visible", self.pairs), ("sinks", (q[1],))):
+            given = getattr(self, name)
+            if given is not None:
+                given = np.asarray(given)
+                try:
+                    given = np.broadcast_to(given.astype(np.bool_ if name == "visible" else np.float64), shape)
+                except ValueError:
+                    raise ShapeError(f"{name} must broadcast to {shape}, got shape {given.shape}") from None
+                object.__setattr__(self, name, given)
+
+    @property
+    def pairs(self) -> tuple[int, int, int, int]:
+        """``(B, Hq, T, S)``.
+
+        >>> Call(np.ones((1, 4, 3, 8)), np.ones((1, 2, 5, 8)), np.ones((1, 2, 5, 7))).pairs
+        (1, 4, 3, 5)
+        """
+        return (*self.q.shape[:3], self.k.shape[2])
+
+    def blocks(self, take: int = 1 << 62) -> Iterator[Rows]:
+        """Yield the rows, some at a time.
+
+        Parameters
+        ----------
+        take
+            How many rows of each head at most, spread evenly; all, unless given.
+
+        Yields
+        ------
+        Rows
+            Every row once.
+
+        Examples
+        --------
+        >>> x = np.ones((1, 1, 100, 8))
+        >>> [len(rows.q) for rows in Call(x, x, x).blocks(take=8)]
+        [8]
+        """
+        batch, heads, length, count = self.pairs
+        step = max(1, -(-length // take))
+        size = step * max(1, BLOCK // max(count, 1))
+        for b in range(batch):
+            for h in range(heads):
+                group = h * self.k.shape[1] // heads
+                for first in range(0, length, size):
+                    yield self._rows((b, h, slice(first, min(first + size, length), step)), group)
+
+    def _rows(self, place: tuple[int, int, slice], group: int) -> Rows:
+        b, h, _ = place
+        q = self.q[place]
+        shape = (len(q), self.pairs[3])
+        seen: NDArray[np.bool_] = (
+            np.ones(shape, np.bool_) if self.visible is None else np.array(self.visible[place], np.bool_)
+        )
+        bias = None if self.bias is None else np.array(self.bias[place])
+        if bias is not None:
+            seen = np.logical_and(seen, bias != -np.inf)
+            bias = np.where(seen, bias, 0.0)
+        anybody = np.asarray(seen.any(axis=0))[:, None]
+        k, v = (np.where(anybody, x[b, group], 0.0) for x in (self.k, self.v))  # what nobody sees may be NaN
+        return Rows(place, q, k, v, seen, bias, None if self.sinks is None else float(self.sinks[h]))

@@ -1,0 +1,137 @@
+"""How far the scores that a softmax sees may be from the exact ones.
+
+With ``α`` the scale, ``r = q·k``, ``M = Σ_i |q_i||k_i|``, everything one pair at a time::
+
+    inputs     Σ_i dq_i |k_i| + |q_i| dk_i + dq_i dk_i                                        [T4]
+    product    D products and D - 1 additions round each term at most D times; four times more where
+               q and k are multiplied by the root of the scale beforehand                     [T5]
+    finish     rounding r to `compute`, the scale, the product with it, the same for base 2:
+               five roundings of the score                                                    [T6]
+    softcap    c·tanh(s / c): its slope, where it is steepest within the error; tanh, the cap, the division  [T7]
+    bias       conversion, addition, base 2                                                   [T8]
+    sink       one key more, with value 0: conversion, base 2                                 [T9]
+
+and underflow, which is absolute.  Where a number on the way can be beyond the largest of its format, the
+error is infinite [T17].
+
+The variance takes the roundings as independent, each ``u²/3`` times the square of what is rounded; of the partial
+sums of ``D`` terms, those that grow steadily have squares ``r² D/3`` together, those that stray ``D/2 Σ q_i² k_i²``
+[S1].  Conversion of the inputs is not in it: its effect is known (`kvattn.testing.tolerance.bounding`).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kvattn.testing.arithmetic import Arithmetic
+from kvattn.testing.formats import format_of
+from kvattn.testing.tolerance.calls import Call, Rows
+from kvattn.testing.tolerance.chains import above, conversion, path, underflow, unit
+from kvattn.typing import Array
+
+
+class Scores(NamedTuple):
+    """Scores of some rows, the sink's at the end where there is one.
+
+    Attributes
+    ----------
+    exact
+        ``[R, S']``; -inf where hidden.
+    worst
+        Largest error, ``[R, S']``; 0 where hidden.
+    variance
+        Of the error, ``[R, S']``; 0 where hidden.
+    slope
+        What a relative change of the scale moves, ``[R, S']``.
+    """
+
+    exact: Array
+    worst: Array
+    variance: Array
+    slope: Array
+
+
+def scored(rows: Rows, call: Call, arithmetic: Arithmetic) -> Scores:
+    """Compute the scores of some rows, and bound the error of each.
+
+    Parameters
+    ----------
+    rows
+        ``R`` rows that see ``S`` keys.
+    call
+        Where they come from.
+    arithmetic
+        Of the tested code.
+
+    Returns
+    -------
+    Scores
+        With ``S + 1`` columns where there are sinks.
+
+    Examples
+    --------
+    >>> x = np.ones((1, 1, 3, 4))
+    >>> call = Call(x, x, x)
+    >>> found = scored(next(call.blocks()), call, Arithmetic("float32"))
+    >>> found.exact[0], bool((found.worst < 1e-5).all())
+    (array([2., 2., 2.]), True)
+    """
+    q, k = rows.q, rows.k
+    width = q.shape[1]
+    assert call.scale is not None
+    scale, size = call.scale, abs(call.scale)
+    u, u_sum = format_of(arithmetic.compute).roundoff, unit(arithmetic)
+    tiny, tiny_sum = underflow(arithmetic.compute), underflow(arithmetic.accumulate)
+
+    dot = q @ k.T  # [R, S]
+    terms, squares = np.abs(q) @ np.abs(k).T, q**2 @ (k**2).T
+    dq, dk = conversion(q, arithmetic.inputs), conversion(k, arithmetic.inputs)
+    moved = dq @ np.abs(k).T + (np.abs(q) + dq) @ dk.T  # [T4]
+
+    additions = path(width, arithmetic)
+    rounded = (1 + above(u_sum, additions + 1)) * (1 + above(u, 4)) - 1  # [T5]
+    lost = width * tiny_sum + 4 * tiny + tiny * (np.abs(q).sum(1)[:, None] + np.abs(k).sum(1))  # [T3]
+    raw = moved + rounded * (terms + moved) + lost * (1 + rounded)
+    reach = np.maximum((terms + raw), size * (terms + raw))
+    s = scale * dot
+    error = size * raw + 4 * tiny
+    error = error + above(u, 5) * (np.abs(s) + error)  # [T6]
+
+    sums = dot**2 * width / 3 + squares * width / 2
+    if arithmetic.order == "pairwise":
+        sums = 2 * dot**2 + additions * squares
+    variance = scale**2 * (u_sum**2 * (sums + squares) + u**2 * 2 * squares) / 3 + u**2 * s**2  # [S1]
+    slope = s
+
+    exp_error = 2 * arithmetic.exp_ulp * u
+    if call.softcap is not None:
+        cap = call.softcap
+        error = error + above(u, 3) * (np.abs(s) + error) + tiny * cap
+        steepest = 1 - np.tanh(np.maximum(np.abs(s) - error, 0) / cap) ** 2  # [T7]
+        bend = 1 - np.tanh(s / cap) ** 2
+        variance, slope = (variance + u**2 * s**2) * bend**2, slope * bend
+        s = cap * np.tanh(s / cap)
+        error = np.minimum(error * steepest, 2 * cap)
+        error = error + ((1 + exp_error) * (1 + above(u, 2)) - 1) * (np.abs(s) + error) + tiny * (1 + cap)
+        variance = variance + (exp_error**2 + 2 * u**2) / 3 * s**2
+    if rows.bias is not None:
+        bias, db = rows.bias, conversion(rows.bias, arithmetic.compute)
+        s = s + bias
+        error = error + db + above(u, 2) * (np.abs(bias) + db) + tiny
+        error = error + above(u, 3) * (np.abs(s) + error)  # [T8]
+        variance = variance + (db**2 + u**2 * (bias**2 + s**2)) / 3
+        reach = np.maximum(reach, np.abs(s) + error)
+
+    largest = min(format_of(arithmetic.compute).kind.largest, format_of(arithmetic.accumulate).kind.largest)
+    error = np.where(reach > largest, np.inf, error)  # [T17]
+    exact = np.where(rows.seen, s, -np.inf)
+    error, variance, slope = (np.where(rows.seen, x, 0.0) for x in (error, variance, slope))
+    if rows.sink is not None:  # one key more, whose value is 0
+        sink = np.full((len(q), 1), rows.sink)
+        ds = conversion(sink, arithmetic.compute)
+        exact = np.concatenate([exact, sink], axis=1)
+        error = np.concatenate([error, ds + above(u, 3) * (np.abs(sink) + ds)], axis=1)  # [T9]
+        variance = np.concatenate([variance, (ds**2 + u**2 * sink**2) / 3], axis=1)
+        slope = np.concatenate([slope, np.zeros_like(sink)], axis=1)
+    error = np.where(np.isneginf(exact), 0.0, error)
+    return Scores(exact, error, np.where(np.isneginf(exact), 0.0, variance), slope)

@@ -1,0 +1,144 @@
+"""From errors of scores to errors of weights, and what the weights themselves suffer.
+
+With ``m`` the largest score, ``a_j = exp(s_j - m)``, ``A = Σ a_j``, ``p_j = a_j / A``: tested code has, up to one
+factor that all weights of a row share and that cancels, ``a_j exp(τ_j)``, where ``|τ_j| <= ε_j``::
+
+    ε_j = e_j                                   the score's own error (`kvattn.testing.tolerance.scores`)
+        + ((1 + u)^3 - 1) (m - s_j + e_j + E)   shift by the maximum, base 2; E, the largest e_j, moves the maximum
+        - log(1 - c) · (1 + rescales)           exp, wrong by a factor 1 ± c, once more for every later tile   [T10]
+
+An online softmax shifts in steps that only go up, so that its shifts add up to the one shift; its inexact maxima are
+shared, and cancel.  Below the normal numbers of `compute` and of `probabilities` a weight may lose `absolute`, but
+never more than itself [T3].
+
+The variance of τ is that of the score, of the shift, and of exp [S2].
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from kvattn.testing.arithmetic import Arithmetic
+from kvattn.testing.formats import format_of
+from kvattn.testing.tolerance.chains import above, rescales, underflow
+from kvattn.testing.tolerance.scores import Scores
+from kvattn.typing import Array, Visible
+
+
+class Weights(NamedTuple):
+    """Weights of some rows, as exact as float64 has them, and their errors; ``S'`` keys, the sink included.
+
+    Attributes
+    ----------
+    p
+        ``[R, S']``, sums to 1 in every row that sees something.
+    more, less
+        ``p (exp(ε) - 1)`` and ``p exp(-ε)``, ``[R, S']``.
+    absolute
+        What underflow takes from a weight, in units of the total, ``[R, S']``.
+    variance
+        Of τ, ``[R, S']``.
+    top, total
+        ``m`` and ``A``, ``[R, 1]``; 0 and 1 in rows that see nothing.
+    shift
+        E, ``[R, 1]``.
+    keys
+        How many keys a row sees, the sink too, ``[R, 1]``.
+    """
+
+    p: Array
+    more: Array
+    less: Array
+    absolute: Array
+    variance: Array
+    top: Array
+    total: Array
+    shift: Array
+    keys: Array
+
+    @property
+    def empty(self) -> Visible:
+        """Rows that see nothing, ``[R]``.
+
+        >>> Weights(*([np.ones((1, 1))] * 8), np.zeros((1, 1))).empty
+        array([ True])
+        """
+        return np.asarray(self.keys[:, 0] == 0)
+
+    @property
+    def lse(self) -> Array:
+        """``m + log A``, ``[R]``; -inf in rows that see nothing.
+
+        >>> one = np.ones((1, 1))
+        >>> Weights(one, one, one, one, one, 0 * one, 2 * one, one, one).lse
+        array([0.69314718])
+        """
+        found: Array = np.where(self.empty, -np.inf, (self.top + np.log(self.total))[:, 0])
+        return found
+
+
+def divided_first(arithmetic: Arithmetic) -> bool:
+    """Say whether weights are divided by their total before they are rounded and mixed.
+
+    >>> divided_first(Arithmetic(tiles=0)), divided_first(Arithmetic(tiles=1)), divided_first(Arithmetic(merges=1))
+    (True, False, True)
+    """
+    return arithmetic.tiles == 0 or arithmetic.merges == 1
+
+
+def weighed(scores: Scores, arithmetic: Arithmetic) -> Weights:
+    """Compute weights, and bound their errors.
+
+    Parameters
+    ----------
+    scores
+        Of some rows.
+    arithmetic
+        Of the tested code.
+
+    Returns
+    -------
+    Weights
+        Of the same rows.
+
+    Examples
+    --------
+    >>> s = np.array([[0.0, 0.0]])
+    >>> found = weighed(Scores(s, s, s, s), Arithmetic("float32"))
+    >>> found.p, bool((found.more < 1e-5).all())
+    (array([[0.5, 0.5]]), True)
+    """
+    s, error = scores.exact, scores.worst
+    u = format_of(arithmetic.compute).roundoff
+    top = s.max(axis=1, keepdims=True, initial=-np.inf)
+    top = np.where(np.isneginf(top), 0.0, top)
+    hidden = np.isneginf(s)
+    a = np.exp(s - top)
+    total = a.sum(axis=1, keepdims=True)
+    count = np.asarray((~hidden).sum(axis=1, keepdims=True), np.float64)
+    total = np.where(count == 0, 1.0, total)
+    depth = np.where(hidden, 0.0, top - s)
+    shift = error.max(axis=1, keepdims=True, initial=0.0)
+
+    exp_error = 2 * arithmetic.exp_ulp * u
+    each = -math.log1p(-exp_error) if exp_error < 1 else math.inf
+    epsilon = error + above(u, 3) * (depth + error + shift) + each * (1 + rescales(count, arithmetic))  # [T10]
+    epsilon = np.where(hidden, 0.0, epsilon)
+    p = a / total
+    with np.errstate(over="ignore", invalid="ignore"):
+        more = np.where(epsilon < 1, p * np.expm1(epsilon), np.exp(epsilon - depth - np.log(total)) - p)
+    more = np.where(hidden, 0.0, more)
+    less = np.where(hidden, 0.0, p * np.exp(-epsilon))
+
+    lost = underflow(arithmetic.compute)
+    divided = divided_first(arithmetic)
+    absolute = np.minimum(lost + (0.0 if divided else underflow(arithmetic.probabilities)), a + more * total) / total
+    if divided:
+        absolute = absolute + np.minimum(lost + underflow(arithmetic.probabilities), p + more)
+    absolute = np.where(hidden, 0.0, absolute)  # [T3]
+
+    changes = 1 + np.log2(1 + rescales(count, arithmetic))
+    variance = scores.variance + u**2 / 3 * 2 * depth**2 + exp_error**2 / 3 * changes  # [S2]
+    variance = np.where(hidden, 0.0, variance)
+    return Weights(p, more, less, absolute, variance, top, total, shift, count)
