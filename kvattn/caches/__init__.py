@@ -6,7 +6,7 @@
 Paged(Latent, page=16, lengths=(3,))
 """
 
-from kvattn.caches.accounting import padded_bytes, shared_bytes
+from kvattn.caches.accounting import live_bytes, padded_bytes, shared_bytes
 from kvattn.caches.block_tables import export_block_table, import_block_table
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
 from kvattn.caches.chunked_local import ChunkedLocal
@@ -14,7 +14,7 @@ from kvattn.caches.coded import Coded
 from kvattn.caches.contiguous import Contiguous
 from kvattn.caches.kivi_cache import KiviCache, step_in_windows
 from kvattn.caches.layered import Layered
-from kvattn.caches.paged import Paged, live_bytes
+from kvattn.caches.paged import Paged
 from kvattn.caches.pool import BlockPool, Handle
 from kvattn.caches.prefix_hash import PrefixBlocks
 from kvattn.caches.prefix_keys import Origin

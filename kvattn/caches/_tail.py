@@ -12,11 +12,12 @@ import numpy as np
 
 from kvattn.arguments import integer, integers
 from kvattn.caches._apart import Used, apart, together
+from kvattn.caches.batches import picked
 from kvattn.caches.blocks import KeyBlock
 from kvattn.caches.flattened import Header, Reader, Writer, described
 from kvattn.caches.pages import Page
 from kvattn.caches.rows import R, Schema
-from kvattn.caches.tables import RawBlock, Table, extend, gather, raw_blocks
+from kvattn.caches.tables import RawBlock, Table, extend, gather, key_blocks, raw_blocks
 from kvattn.caches.vectors import Vector
 from kvattn.counting import Tally, charge
 from kvattn.errors import ArgumentError
@@ -75,9 +76,7 @@ class Tail(Generic[R]):
 
     def select(self, indices: Sequence[int] | Positions) -> "Tail[R]":
         """Reorder, repeat or drop sequences; pages are shared."""
-        if np.ndim(indices) != 1 or not len(indices):
-            raise ArgumentError(f"indices must be a row of at least one sequence number, got {indices!r}")
-        chosen = [integer("each of indices", i, 0, len(self.lengths) - 1) for i in indices]
+        chosen = picked(indices, len(self.lengths))
         starts, lengths = (tuple(n[i] for i in chosen) for n in (self.starts, self.lengths))
         return replace(self, starts=starts, lengths=lengths, _tables=tuple(self._tables[i] for i in chosen))
 
@@ -155,12 +154,3 @@ class Tail(Generic[R]):
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page held, each once."""
         return {page.serial: page.nbytes for table in self._tables for page in table if page is not None}
-
-
-def key_blocks(schema: Schema[Any], raw: Sequence[RawBlock]) -> tuple[KeyBlock, ...]:
-    """Blocks of a schema with keys ``k`` and values ``v``."""
-    place = {f.name: (n, f.keys) for n, f in enumerate(schema.fields)}
-    (k, turned), (v, flat) = place.get("k", (0, False)), place.get("v", (0, True))
-    if not turned or flat:
-        raise ArgumentError(f"schema must have keys k and values v to make blocks of them, got {schema.name}")
-    return tuple(KeyBlock(b.start, b.arrays[k], b.arrays[v], b.positions, b.held) for b in raw)

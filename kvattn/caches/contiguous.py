@@ -27,13 +27,13 @@ import numpy as np
 
 from kvattn.arguments import integer, integers
 from kvattn.caches._apart import Used, apart, together
-from kvattn.caches._tail import key_blocks
+from kvattn.caches.accounting import live_bytes
+from kvattn.caches.batches import one_length, per_sequence, picked
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.flattened import Header, Reader, Writer, described
-from kvattn.caches.paged import live_bytes, per_sequence
 from kvattn.caches.pages import Page
 from kvattn.caches.rows import R, Schema, coming, read_counts, read_places
-from kvattn.caches.tables import RawBlock, raw_blocks
+from kvattn.caches.tables import RawBlock, key_blocks, raw_blocks
 from kvattn.caches.vectors import Vector
 from kvattn.counting import Tally, charge
 from kvattn.errors import ArgumentError
@@ -117,9 +117,7 @@ class Contiguous(Generic[R]):
         >>> Contiguous.start(latent(3)).length
         0
         """
-        if len(set(self.lengths)) > 1:
-            raise ArgumentError(f"length must be the same for all sequences, got {self.lengths}")
-        return self.lengths[0]
+        return one_length(self.lengths)
 
     @property
     def capacities(self) -> tuple[int, ...]:
@@ -274,9 +272,7 @@ class Contiguous(Generic[R]):
         >>> Contiguous.start(latent(2), batch=2).append([np.zeros((2, 1, 5, 2))]).truncate([1, 2]).select([1, 1, 0])
         Contiguous(Latent, room=256, lengths=(2, 2, 1))
         """
-        if np.ndim(indices) != 1 or not len(indices):
-            raise ArgumentError(f"indices must be a row of at least one sequence number, got {indices!r}")
-        chosen = [integer("each of indices", i, 0, self.batch - 1) for i in indices]
+        chosen = picked(indices, self.batch)
         lengths = tuple(self.lengths[i] for i in chosen)
         return replace(self, lengths=lengths, _buffers=tuple(self._buffers[i] for i in chosen))
 

@@ -34,10 +34,12 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from kvattn.caches._tail import Tail
+from kvattn.caches.accounting import live_bytes
+from kvattn.caches.batches import one_length, per_sequence
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
 from kvattn.caches.coded import finite, read_schema, row_class
 from kvattn.caches.flattened import Header, Reader, Writer
-from kvattn.caches.paged import Paged, live_bytes, per_sequence
+from kvattn.caches.paged import Paged
 from kvattn.caches.rows import Field, KeyValue, Schema, coming, read_places
 from kvattn.caches.vectors import Vector
 from kvattn.codecs.kivi import Kivi
@@ -158,9 +160,7 @@ class KiviCache:
         >>> KiviCache.start(key_value(1, 32), Kivi()).length
         0
         """
-        if len(set(self.lengths)) > 1:
-            raise ArgumentError(f"length must be the same for all sequences, got {self.lengths}")
-        return self.lengths[0]
+        return one_length(self.lengths)
 
     @property
     def batch(self) -> int:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvattn.arguments import integer
+from kvattn.caches.accounting import live_bytes
 from kvattn.caches.flattened import Header, Reader, Writer
-from kvattn.caches.paged import live_bytes
 from kvattn.errors import ArgumentError
 from kvattn.typing import Positions
 

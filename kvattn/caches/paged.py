@@ -21,66 +21,27 @@ Source: the table of pages is Kwon et al. 2023 (PagedAttention), section 4; shar
 immutable values is Driscoll et al. 1989 (persistent data structures), section 2.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any, Generic, Protocol, cast
+from typing import Any, Generic, cast
 
 import numpy as np
 
 from kvattn.arguments import integer, integers, shown
+from kvattn.caches import moving, shifting
 from kvattn.caches._apart import Used, apart
+from kvattn.caches.accounting import live_bytes
+from kvattn.caches.batches import one_length, per_sequence, picked
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.flattened import Header, Reader, Writer
 from kvattn.caches.paged_parts import PagedParts, checked, header_of, read, tables_of
 from kvattn.caches.rows import R, Schema, coming, read_counts, read_places
-from kvattn.caches.tables import RawBlock, Table, alter, extend, gather, pick, raw_blocks
+from kvattn.caches.tables import RawBlock, Table, extend, gather, key_blocks, raw_blocks
 from kvattn.caches.vectors import Vector
 from kvattn.counting import Tally, charge, is_counting
-from kvattn.errors import ArgumentError, PositionError, RollbackError, ShapeError
+from kvattn.errors import ArgumentError, RollbackError
 from kvattn.typing import Array, Positions, Visible
-
-
-class Holder(Protocol):
-    """Anything that keeps pages: it can list them with their bytes."""
-
-    def footprint(self) -> Mapping[int, int]:
-        """Serial number and bytes of every page held, each once."""
-
-
-class Turn(Protocol):
-    """What moves keys that are turned already to other positions, as `kvattn.positions.Rotary` does."""
-
-    def shift(self, x: Array, by: Positions) -> Array:
-        """Return rows ``[heads, n, width]`` moved ``by`` positions on."""
-
-
-def live_bytes(*caches: Holder) -> int:
-    """Bytes that several caches hold together; a shared page counts once.
-
-    >>> from kvattn.caches.rows import latent
-    >>> cache = Paged.start(latent(2), page=4).append([np.ones((1, 1, 3, 2))])
-    >>> cache.nbytes, live_bytes(cache, cache.branch(), cache.truncate(1))
-    (64, 64)
-    """
-    pages: dict[int, int] = {}
-    for cache in caches:
-        pages.update(cache.footprint())
-    return sum(pages.values())
-
-
-def per_sequence(name: str, value: object, most: Sequence[int]) -> tuple[int, ...]:
-    """Read one integer for the whole batch, or one for each sequence, in ``0 .. most[b]``.
-
-    >>> per_sequence("length", 2, most=(3, 4)), per_sequence("length", [1, 4], most=(3, 4))
-    ((2, 2), (1, 4))
-    """
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and np.ndim(cast(Any, value)) == 1:
-        values = list(value)
-        if len(values) != len(most):
-            raise ArgumentError(f"{name} must be one integer or one for each of {len(most)} sequences, got {value!r}")
-        return tuple(integer(f"{name} of sequence {b}", v, 0, most[b]) for b, v in enumerate(values))
-    return (integer(name, value, 0, min(most)),) * len(most)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,9 +125,7 @@ class Paged(Generic[R]):
         >>> Paged.start(latent(3)).length
         0
         """
-        if len(set(self.lengths)) > 1:
-            raise ArgumentError(f"length must be the same for all sequences, got {self.lengths}")
-        return self.lengths[0]
+        return one_length(self.lengths)
 
     def coming(self, new: int) -> Positions:
         """The positions that the next ``new`` tokens of each sequence will have, ``[B, new]``.
@@ -313,9 +272,7 @@ class Paged(Generic[R]):
         >>> Paged.start(latent(2), batch=3).append([np.zeros((3, 1, 5, 2))]).truncate([1, 2, 3]).select([2, 0, 0])
         Paged(Latent, page=256, lengths=(3, 1, 1))
         """
-        if np.ndim(indices) != 1 or not len(indices):
-            raise ArgumentError(f"indices must be a row of at least one sequence number, got {indices!r}")
-        return self._picked([integer("each of indices", i, 0, self.batch - 1) for i in indices])
+        return self._picked(picked(indices, self.batch))
 
     def _picked(self, chosen: Sequence[int]) -> "Paged[R]":
         return replace(
@@ -438,21 +395,7 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
         >>> held.commit(2, [1, 3]).rows().latent.ravel()
         array([0., 1., 3., 5.])
         """
-        starts = per_sequence("prefix", prefix, self.lengths)
-        if not _is_row(path):
-            raise ArgumentError(f"path must be a row of node numbers, or one for each sequence, got {shown(path)}")
-        paths: Sequence[Any] = path if len(path) and all(map(_is_row, path)) else (path,) * self.batch
-        if len(paths) != self.batch:
-            raise ArgumentError(
-                f"path must be one for all or one for each of {self.batch} sequences, got {shown(path)}"
-            )
-        stays, rest = [], []
-        for b, (start, nodes, length) in enumerate(zip(starts, paths, self.lengths, strict=True)):
-            slots = start + _increasing(f"path of sequence {b}", nodes, length - start)
-            settled = _settled(slots, start)
-            stays.append(start + settled)
-            rest.append(slots[settled:])
-        return self._moved(stays, rest)
+        return moving.commit(self, prefix, path)
 
     def evict(self, keep: Sequence[Any] | Visible) -> "Paged[R]":
         """Forget all tokens but some, close the gaps, and let every token keep its position.
@@ -480,45 +423,12 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
         >>> less.rows().latent.ravel(), less.positions(0), less.coming(1)
         (array([0., 4., 5.]), array([0, 4, 5]), array([[6]]))
         """
-        self._needs_places("evict")
-        if not _is_row(keep) or len(keep) != self.batch:
-            raise ArgumentError(f"keep must be slots for each of {self.batch} sequences, got {shown(keep)}")
-        slots = [
-            _chosen(f"keep of sequence {b}", k, n) for b, (k, n) in enumerate(zip(keep, self.lengths, strict=True))
-        ]
-        for b, chosen in enumerate(slots):
-            lost = chosen[~self.held(b)[chosen]]
-            if lost.size:
-                raise PositionError(f"keep of sequence {b} must name slots that are held, got {lost[0]}, which is not")
-        stays = [_settled(chosen, 0) for chosen in slots]
-        moved = self._moved(stays, [chosen[n:] for chosen, n in zip(slots, stays, strict=True)])
-        return replace(moved, ends=self.ends, _marks=tuple(zip(moved.lengths, self.ends, strict=True)))
-
-    def _needs_places(self, verb: str) -> None:
-        if not self.schema.placed:
-            raise ArgumentError(
-                f"schema must be placed to {verb}, so that tokens keep positions of their own, got {self.schema.name}"
-            )
-
-    def _moved(self, stays: Sequence[int], rest: Sequence[Positions]) -> "Paged[R]":
-        """The first ``stays[b]`` slots, and behind them the rows of the slots ``rest[b]``."""
-        rows = [pick(self.schema, self.page, *each) for each in zip(self._tables, rest, strict=True)]
-        base = self.truncate(stays)
-        tables, lengths, ends, copied = [], [], [], 0
-        for table, length, end, new in zip(base._tables, base.lengths, base.ends, rows, strict=True):
-            count = new[0].shape[1]
-            longer, more = extend(self.schema, self.page, table, length, new) if count else (table, 0)
-            tables.append(longer)
-            lengths.append(length + count)
-            ends.append(int(new[-1][0, -1, 0]) + 1 if count and self.schema.placed else end + count)
-            copied += more + count
-        charge(Tally(kv_copied=copied * self.schema.nbytes))
-        return replace(base, lengths=tuple(lengths), ends=tuple(ends), _tables=tuple(tables))
+        return moving.evict(self, keep)
 
     def shift(
         self,
         by: int | Sequence[int],
-        turn: Turn | None = None,
+        turn: shifting.Turn | None = None,
         *,
         start: int | Sequence[int] = 0,
         field: str = "k",
@@ -555,34 +465,7 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
         >>> sinks_and_last.positions(0), sinks_and_last.ends
         (array([0, 1, 2, 3]), (4,))
         """
-        self._needs_places("shift")
-        names = [f.name for f in self.schema.fields]
-        if turn is not None and field not in names:
-            raise ArgumentError(f"field must be one of {', '.join(names)}, got {shown(field)}")
-        starts = per_sequence("start", start, self.lengths)
-        ways = list(by) if isinstance(by, Iterable) and np.ndim(cast(Any, by)) == 1 else [by] * self.batch
-        if len(ways) != self.batch:
-            raise ArgumentError(f"by must be one integer or one for each of {self.batch} sequences, got {shown(by)}")
-        steps = [integer("by", each) for each in ways]
-        for b, (step, first) in enumerate(zip(steps, starts, strict=True)):
-            there = self.positions(b)[first:]
-            lowest = min([int(n) for n in there[self.held(b)[first:]]] + [self.ends[b]])
-            if lowest + step < 0:
-                raise PositionError(f"by must not move position {lowest} of sequence {b} below 0, got {step}")
-        tables: list[Table] = []
-        written = 0
-        for table, length, step, first in zip(self._tables, self.lengths, steps, starts, strict=True):
-            if step and first < length:
-                change = _shifted(step, turn, names.index(field) if turn is not None else 0)
-                other, more = alter(self.schema, self.page, table, length, first, change)
-                tables.append(other)
-                written += more
-            else:
-                tables.append(table)
-        charge(Tally(kv_copied=written * self.schema.nbytes))
-        ends = tuple(end + step for end, step in zip(self.ends, steps, strict=True))
-        marks = tuple(zip(self.lengths, ends, strict=True))
-        return replace(self, ends=ends, _marks=marks, _tables=tuple(tables))
+        return shifting.shift(self, by, turn, start=start, field=field)
 
     def held(self, sequence: int) -> Visible:
         """Which slots of a sequence are still there, ``[length]``.
@@ -681,14 +564,7 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
         >>> [(block.start, block.key_count) for block in cache.blocks(0)]
         [(0, 256), (256, 44)]
         """
-        place = {f.name: (n, f.keys) for n, f in enumerate(self.schema.fields)}
-        (k, turned), (v, flat) = place.get("k", (0, False)), place.get("v", (0, True))
-        if not turned or flat:
-            raise ArgumentError(f"schema must have keys k and values v to make blocks of them, got {self.schema.name}")
-        return tuple(
-            KeyBlock(block.start, block.arrays[k], block.arrays[v], block.positions, block.held)
-            for block in self.raw_blocks(sequence)
-        )
+        return key_blocks(self.schema, self.raw_blocks(sequence))
 
     def pages(self, sequence: int) -> tuple[int | None, ...]:
         """Serial numbers of a sequence's pages, None where one was released.
@@ -777,51 +653,3 @@ Paged(Latent, page=256, lengths=(0,)), got Paged(Latent, page=8, lengths=(0,))
         128
         """
         return live_bytes(self)
-
-
-def _is_row(given: object) -> bool:
-    """Whether something has entries in an order."""
-    return hasattr(given, "__len__") and not isinstance(given, (str, bytes, Mapping, set, frozenset))
-
-
-def _chosen(name: str, given: Any, length: int) -> Positions:
-    """Slots that stay: increasing numbers, or the places of the true ones of ``length`` truth values."""
-    if _is_row(given) and len(given) and all(isinstance(x, (bool, np.bool_)) for x in given):
-        if len(given) != length:
-            raise ArgumentError(f"{name} must have a truth value for each of {length} slots, got {len(given)}")
-        return np.flatnonzero(given)
-    return _increasing(name, given, length)
-
-
-def _increasing(name: str, given: Any, most: int) -> Positions:
-    """Increasing numbers in ``0 .. most - 1``."""
-    if not _is_row(given) or getattr(given, "ndim", 1) != 1:
-        raise ArgumentError(f"{name} must be a row of numbers, got {shown(given)}")
-    read = np.array([integer(f"{name}[{n}]", x, 0, most - 1) for n, x in enumerate(given)], np.int64)
-    if (np.diff(read) <= 0).any():
-        raise ArgumentError(f"{name} must be increasing, got {shown(given)}")
-    return read
-
-
-def _settled(slots: Positions, start: int) -> int:
-    """How many of the slots stand at ``start``, ``start + 1``, … already."""
-    away = np.flatnonzero(slots != start + np.arange(len(slots)))
-    return int(away[0]) if len(away) else len(slots)
-
-
-def _shifted(step: int, turn: Turn | None, place: int) -> Callable[[list[Array]], list[Array]]:
-    """What `alter` puts in the place of rows: their positions moved, and the field at ``place`` turned on."""
-
-    def change(rows: list[Array]) -> list[Array]:
-        moved = [*rows[:-1], rows[-1] + step]
-        if turn is not None:
-            turned = np.asarray(turn.shift(rows[place], np.array(step)))
-            if turned.shape != rows[place].shape or turned.dtype != rows[place].dtype:
-                raise ShapeError(
-                    f"turn must keep shape and dtype, {rows[place].shape} and {rows[place].dtype}, "
-                    f"got {turned.shape} and {turned.dtype}"
-                )
-            moved[place] = turned
-        return moved
-
-    return change

@@ -29,12 +29,13 @@ import numpy as np
 
 from kvattn.arguments import integer
 from kvattn.caches._tail import Tail
+from kvattn.caches.accounting import live_bytes
+from kvattn.caches.batches import one_length, per_sequence
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.flattened import Header, Reader, Writer
-from kvattn.caches.paged import live_bytes, per_sequence
 from kvattn.caches.rows import R, Schema, coming, read_places
 from kvattn.caches.tables import RawBlock
-from kvattn.errors import ArgumentError, RollbackError
+from kvattn.errors import RollbackError
 from kvattn.typing import Positions
 
 
@@ -127,9 +128,7 @@ class Ring(Generic[R]):
         >>> Ring.start(latent(2), window=2).length
         0
         """
-        if len(set(self.lengths)) > 1:
-            raise ArgumentError(f"length must be the same for all sequences, got {self.lengths}")
-        return self.lengths[0]
+        return one_length(self.lengths)
 
     @property
     def batch(self) -> int:

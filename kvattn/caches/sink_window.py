@@ -18,9 +18,10 @@ from typing import Any, Generic
 import numpy as np
 
 from kvattn.arguments import integer
+from kvattn.caches.batches import per_sequence
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.flattened import Header, Reader, Writer
-from kvattn.caches.paged import Paged, per_sequence
+from kvattn.caches.paged import Paged
 from kvattn.caches.rows import R, Schema, coming, read_places
 from kvattn.errors import ArgumentError, RollbackError
 from kvattn.typing import Positions

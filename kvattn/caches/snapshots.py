@@ -14,8 +14,8 @@ from typing import Generic
 import numpy as np
 
 from kvattn.arguments import integer, integers
+from kvattn.caches.batches import one_length, per_sequence, picked
 from kvattn.caches.flattened import Header, Reader, Writer
-from kvattn.caches.paged import per_sequence
 from kvattn.caches.pages import SERIALS
 from kvattn.caches.rows import R
 from kvattn.counting import Tally, charge, charge_page
@@ -126,9 +126,7 @@ class Snapshots(Generic[R]):
         >>> Snapshots.start(Latent(np.zeros((1, 4)))).length
         0
         """
-        if len(set(self.lengths)) > 1:
-            raise ArgumentError(f"length must be the same for all sequences, got {self.lengths}")
-        return self.lengths[0]
+        return one_length(self.lengths)
 
     @property
     def batch(self) -> int:
@@ -251,9 +249,7 @@ class Snapshots(Generic[R]):
         >>> Snapshots.start(Latent(np.arange(3.0)[:, None])).select([2, 0]).state.latent.ravel()
         array([2., 0.])
         """
-        if np.ndim(indices) != 1 or not len(indices):
-            raise ArgumentError(f"indices must be a row of at least one sequence number, got {indices!r}")
-        chosen = [integer("each of indices", i, 0, self.batch - 1) for i in indices]
+        chosen = picked(indices, self.batch)
         return replace(self, histories=tuple(self.histories[i] for i in chosen))
 
     def branch(self) -> "Snapshots[R]":

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, NoReturn
 
 from kvattn.arguments import integer
+from kvattn.caches.batches import one_length, per_sequence
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.flattened import Header, Reader, Writer
-from kvattn.caches.paged import Paged, per_sequence
+from kvattn.caches.paged import Paged
 from kvattn.caches.rows import R, Schema
 from kvattn.errors import ArgumentError, ShapeError
 from kvattn.typing import Positions
@@ -92,9 +93,7 @@ class Static(Generic[R]):
         >>> Static.start(latent(2), [np.ones((1, 1, 7, 2))]).length
         0
         """
-        if len(set(self.lengths)) > 1:
-            raise ArgumentError(f"length must be the same for all sequences, got {self.lengths}")
-        return self.lengths[0]
+        return one_length(self.lengths)
 
     @property
     def batch(self) -> int:

@@ -26,9 +26,11 @@ from typing import Any, Generic, NamedTuple
 import numpy as np
 
 from kvattn.arguments import integer, shown
+from kvattn.caches.accounting import live_bytes
+from kvattn.caches.batches import per_sequence
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.flattened import Header, Reader, Writer
-from kvattn.caches.paged import Paged, live_bytes, per_sequence
+from kvattn.caches.paged import Paged
 from kvattn.caches.rows import Field, R, Schema, read_counts
 from kvattn.caches.snapshots import State
 from kvattn.counting import Tally, charge

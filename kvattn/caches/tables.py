@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from kvattn.caches.blocks import BLOCK
+from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.pages import Page
 from kvattn.caches.rows import R, Schema
 from kvattn.caches.vectors import Vector
-from kvattn.errors import PositionError
+from kvattn.errors import ArgumentError, PositionError
 from kvattn.typing import Array, Positions, Visible
 
 Table = Vector[Page | None]
@@ -221,6 +221,28 @@ def raw_blocks(schema: Schema[R], size: int, table: Table, length: int, since: i
         if block is not None:
             found.append(block)
     return tuple(found)
+
+
+def key_blocks(schema: Schema[Any], raw: Sequence[RawBlock]) -> tuple[KeyBlock, ...]:
+    """Blocks of a schema with keys ``k`` and values ``v``, as the streaming softmax takes them.
+
+    Raises
+    ------
+    ArgumentError
+        A schema without keys ``k`` and values ``v``.
+
+    Examples
+    --------
+    >>> from kvattn.caches.rows import latent
+    >>> key_blocks(latent(2), ())
+    Traceback (most recent call last):
+    kvattn.errors.ArgumentError: schema must have keys k and values v to make blocks of them, got Latent
+    """
+    place = {f.name: (n, f.keys) for n, f in enumerate(schema.fields)}
+    (k, turned), (v, flat) = place.get("k", (0, False)), place.get("v", (0, True))
+    if not turned or flat:
+        raise ArgumentError(f"schema must have keys k and values v to make blocks of them, got {schema.name}")
+    return tuple(KeyBlock(b.start, b.arrays[k], b.arrays[v], b.positions, b.held) for b in raw)
 
 
 def _whole_page(schema: Schema[Any], page: Page, start: int) -> RawBlock:

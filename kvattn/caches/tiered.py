@@ -33,9 +33,10 @@ import weakref
 import numpy as np
 
 from kvattn.arguments import integer
+from kvattn.caches.accounting import live_bytes
 from kvattn.caches.blocks import BLOCK, KeyBlock
 from kvattn.caches.flattened import Header, Reader, Writer
-from kvattn.caches.paged import Paged, live_bytes
+from kvattn.caches.paged import Paged
 from kvattn.caches.pages import SERIALS, Page
 from kvattn.caches.rows import R, Schema
 from kvattn.caches.tables import RawBlock

@@ -9,38 +9,14 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from kvattn.caches import KeyValue, Paged, key_value, latent, left_aligned, live_bytes, placed
+from kvattn.caches import KeyValue, Paged, latent, left_aligned, live_bytes, placed
 from kvattn.counting import Tally, counting
 from kvattn.errors import ArgumentError, DtypeError, KvattnError, PositionError, RollbackError, ShapeError
 from kvattn.masks import Causal, Tree
 from kvattn.positions import Rotary
 from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.dense.projections import Projections
-
-SCHEMA = key_value(2, 4, 1)
-PLACED = placed(SCHEMA)
-ROTARY = Rotary.of(4)
-
-
-def rows(batch: int, count: int, seed: int = 0) -> KeyValue:
-    random = np.random.default_rng(seed)
-    return KeyValue(random.normal(size=(batch, 2, count, 4)), random.normal(size=(batch, 2, count, 1)))
-
-
-def part(some: KeyValue, b: int, stop: int) -> KeyValue:
-    return KeyValue(*(x[b : b + 1, :, :stop] for x in some))
-
-
-def same(one: Paged[Any], other: Paged[Any]) -> bool:
-    """Whether two caches hold the same tokens at the same positions, to the bit, and go on alike."""
-    return (one.lengths, one.ends) == (other.lengths, other.ends) and all(
-        np.array_equal(one.positions(b), other.positions(b))
-        and all(np.array_equal(x, y) for x, y in zip(one.rows(sequence=b), other.rows(sequence=b), strict=True))
-        for b in range(one.batch)
-    )
-
-
-COUNTS = st.sampled_from([0, 1, 3, 4, 5, 9])
+from tests.caches.operated import COUNTS, PLACED, ROTARY, SCHEMA, part, rows, same
 
 
 @pytest.mark.law("caches/paged: ragged", "padding is invisible: each sequence as if appended alone", "bits")
@@ -91,94 +67,6 @@ def test_sequences_that_were_joined_grow_apart() -> None:
         assert np.array_equal(grown.rows(0, 3, sequence=b).k, rows(1, 3, seed).k)
         assert np.array_equal(grown.rows(3, sequence=b).k[0], rows(3, 2, 3).k[b])
     assert one.lengths == (3,)
-
-
-@pytest.mark.law("caches/paged: commit", "keeping a path of a tree is appending that path alone", "bits")
-@given(
-    prefix=st.sampled_from([0, 1, 3, 4, 5, 8]),
-    path=st.sets(st.integers(0, 6)),
-    schema=st.sampled_from([SCHEMA, PLACED]),
-)
-def test_a_committed_path_is_as_if_appended_alone(prefix: int, path: set[int], schema: Any) -> None:
-    chosen = sorted(path)
-    past = Paged.start(schema, 2, 4).append(rows(2, prefix, 1))
-    new = rows(2, 7, 2)
-    depth = np.array([[prefix + sum(other < n for other in chosen) for n in range(7)]] * 2)
-    tree = past.append(new, depth) if schema.placed else past.append(new)
-    alone = past.append(KeyValue(*(x[:, :, chosen] for x in new)))
-    assert same(tree.commit(prefix, chosen), alone)
-    assert tree.lengths == (prefix + 7,) * 2
-    own = tree.commit([prefix, prefix + 1], [chosen, []])
-    assert own.lengths == (prefix + len(chosen), prefix + 1)
-
-
-def test_what_stands_where_it_should_is_not_moved() -> None:
-    tree = Paged.start(SCHEMA, page=4).append(rows(1, 9))
-    with counting() as stays:
-        tree.commit(4, [0, 1])
-    with counting() as moves:
-        tree.commit(6, [0, 2])  # slot 7 takes the row of slot 8, in a copy of its page
-    assert stays.tally == Tally()
-    assert (moves.kv_written, moves.kv_copied) == (0, (3 + 1) * SCHEMA.nbytes)
-
-
-@pytest.mark.law("caches/paged: evict", "what is kept is kept to the bit, at its position", "bits")
-@given(keep=st.lists(st.sets(st.integers(0, 10)), min_size=2, max_size=2), page=st.sampled_from([1, 2, 4, 256]))
-def test_what_is_kept_stays_as_it_was(keep: list[set[int]], page: int) -> None:
-    new = rows(2, 11)
-    cache = Paged.start(PLACED, 2, page).append(new)
-    chosen = [sorted(k) for k in keep]
-    with counting() as tally:
-        less = cache.evict(chosen)
-    moved = 0
-    for b, slots in enumerate(chosen):
-        assert np.array_equal(less.positions(b), slots)
-        for got, was in zip(less.rows(sequence=b), new, strict=True):
-            assert np.array_equal(got[0], was[b][:, slots])
-        first = next((n for n, slot in enumerate(slots) if n != slot), len(slots))
-        assert less.pages(b)[: first // page] == cache.pages(b)[: first // page]
-        moved += len(slots) - first // page * page if first < len(slots) else 0
-    assert tally.kv_copied == moved * PLACED.nbytes
-    assert tally.kv_written == 0
-    assert less.ends == (11, 11)
-    truth = np.array([[n in slots for n in range(11)] for slots in chosen])
-    assert same(cache.evict(truth), less)
-    assert cache.rows().k.tobytes() == new.k.tobytes()
-
-
-def test_rolling_back_behind_an_eviction_forgets_what_came_after_it() -> None:
-    """Even where the last token went: the time it stood for has passed."""
-    cache = Paged.start(PLACED, page=4).append(rows(1, 9)).evict([[0, 2, 5]])
-    assert cache.coming(1).tolist() == [[9]]
-    again = cache.append(rows(1, 3, 1)).truncate(3)
-    assert same(again, cache)
-    assert cache.truncate(2).coming(2).tolist() == [[3, 4]]
-    assert cache.truncate(0).coming(1).tolist() == [[0]]
-
-
-@pytest.mark.law("caches/paged: shift", "a key that was turned on is a key turned at its new position", "bound")
-@given(by=st.integers(-5, 300), start=st.sampled_from([0, 1, 3, 4, 5, 9]))
-def test_shifted_keys_are_keys_turned_there(by: int, start: int) -> None:
-    new, at = rows(1, 9), np.arange(5, 14)
-    cache = Paged.start(PLACED, page=4).append(KeyValue(ROTARY.rotate(new.k, at), new.v), at[None])
-    with counting() as tally:
-        moved = cache.shift(by, ROTARY, start=start)
-    there = at + by * (np.arange(9) >= start)
-    assert moved.positions(0).tolist() == there.tolist()
-    assert moved.ends == (14 + by,)
-    # two turns of |angle| <= 314: the angle's rounding, and a few of the products
-    assert np.abs(moved.rows().k - ROTARY.rotate(new.k, there)).max() <= 16 * (1 + 314) * 2.0**-53 * np.abs(new.k).max()
-    assert moved.rows().v.tobytes() == new.v.tobytes()
-    assert tally.kv_copied == (0 if start == 9 or not by else (9 - start // 4 * 4) * PLACED.nbytes)
-    assert moved.pages(0)[: start // 4] == cache.pages(0)[: start // 4]
-
-
-def test_tokens_that_come_after_a_shift_stand_behind_those_that_moved() -> None:
-    new, more = rows(1, 5), rows(1, 2, 1)
-    empty = Paged.start(PLACED, page=4)
-    assert same(empty.append(new).shift(7).append(more), empty.append(new).append(more).shift(7))
-    assert same(empty.shift(3).append(new), empty.append(new).shift(3))
-    assert same(empty.append(new).shift([2]), empty.append(new).shift(2))
 
 
 def test_blocks_have_the_positions_that_tokens_keep() -> None:
