@@ -91,7 +91,9 @@ def _latent(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[s
             product(n, latents, a["key_up"]),
             product(n, latents, a["value_up"]),
         )
-        q, k, v = [], [], []
+        q: Nested = []
+        k: Nested = []
+        v: Nested = []
         for h in range(heads):
             first, value = h * plain, (h + 1) % heads * width if p.get("another_head") else h * width
             q.append([])
