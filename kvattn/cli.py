@@ -1,7 +1,7 @@
-"""The command line: ``kvattn check`` and ``kvattn doctor``.
+"""The command line: ``kvattn check``, ``kvattn golden`` and ``kvattn doctor``.
 
 Data go to stdout, messages and progress to stderr.  Exit codes: 0 pass or convention, 1 fault,
-2 usage error, 3 internal error, 130 interrupted.  NumPy is imported only by a command that computes.
+2 usage error, 3 internal error, 4 damaged goldens, 130 interrupted.  NumPy is imported only by a command that computes.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 import traceback
 from typing import Any
 
-from kvattn.errors import KvattnError
+from kvattn.errors import DamagedError, KvattnError
 
 _EXAMPLES = """\
 examples:
@@ -23,6 +23,8 @@ examples:
   kvattn check mymodule:my_attention              name what is wrong with a function
   kvattn check mymodule:my_attention --json       the same, for a program
   kvattn check mymodule:my_attention --write-test a pytest file for it
+  kvattn golden list --flag KNOWN_BUG             recorded cases, here those of known bugs
+  kvattn golden export --format safetensors --into DIR
   kvattn doctor                                   versions, BLAS, CPU, and the probe
 """
 
@@ -41,6 +43,15 @@ examples:
   kvattn check
   kvattn check torch.nn.functional:scaled_dot_product_attention
   kvattn check mymodule:my_attention --dtype float32 --seed 7
+"""
+
+_GOLDENS = """\
+exit codes: 0 all is well, 2 usage error, 3 internal error, 4 damaged: a file or a value is not what was recorded
+
+examples:
+  kvattn golden list --family dense/causal
+  kvattn golden verify
+  kvattn golden export --flag KNOWN_BUG --format json --into DIR
 """
 
 
@@ -77,9 +88,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(run=_check)
 
+    golden = commands.add_parser(
+        "golden",
+        help="list, verify or export the recorded cases",
+        description="Recorded cases: inputs, and outputs rounded correctly from exact arithmetic.",
+        epilog=_GOLDENS,
+        formatter_class=raw,
+    )
+    actions = golden.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="name the recorded cases and what each shows")
+    verifying = actions.add_parser("verify", help="compare checksums, and compute every value again in decimal")
+    exporting = actions.add_parser("export", help="write cases for other languages")
+    recording = actions.add_parser("record", help="compute all cases from their recipes")
+    for action in (listing, exporting):
+        action.add_argument("--family", help="the first part of the names, such as dense or dense/causal")
+        action.add_argument("--row", help="a line of the catalogue, such as masks/window or masks")
+        action.add_argument("--flag", action="append", default=[], help="a flag or bug type; may be given again")
+        action.add_argument("--result", choices=("valid", "acceptable", "invalid"), help="what the cases say")
+    exporting.add_argument("--format", choices=("json", "safetensors", "npz"), required=True, help="what to write")
+    for action in (exporting, recording):
+        action.add_argument("--into", required=True, metavar="DIR", help="folder to write into")
+
     doctor = commands.add_parser("doctor", help="print versions, BLAS, CPU features, threads and the probe")
     doctor.set_defaults(run=_doctor)
-    for command in (check, doctor):
+    for action in (listing, verifying, exporting, recording):
+        action.set_defaults(run=_golden)
+    for command in (check, listing, verifying, exporting, recording, doctor):
         command.add_argument("--json", action="store_true", help="print JSON")
         command.add_argument("--no-color", action="store_true", help="print without colour")
     return parser
@@ -116,6 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(options)
     except SystemExit as exit_:  # argparse leaves this way, after --help too
         return exit_.code if isinstance(exit_.code, int) else 2
+    except DamagedError as error:
+        _complain(str(error))
+        return 4
     except KvattnError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -129,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
 
 
-_COMMANDS = ("check", "doctor")
+_COMMANDS = ("check", "golden", "doctor")
 
 
 def _complain(message: str) -> int:
@@ -241,6 +278,21 @@ def _check_installation(options: argparse.Namespace, show: Callable[[str], None]
     text = f"\n{verdict}: {len(laws)} laws, {len(variants)} variants, {tried} cases, {source}"
     print(_painted(text, verdict, options))
     return int(verdict == "fault")
+
+
+def _golden(options: argparse.Namespace) -> int:
+    from kvattn.goldens import commands
+
+    show = _progress()
+    try:
+        answer = commands.answer(options, show)
+    finally:
+        show("")
+    if options.json:
+        _print_json(answer.data)
+    else:
+        print(answer.text)
+    return answer.code
 
 
 def _doctor(options: argparse.Namespace) -> int:

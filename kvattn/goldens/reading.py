@@ -89,7 +89,7 @@ out [1, 4, 3, 7], lse [1, 4, 3])
         """An input or output as float64, exactly, whatever its format.
 
         >>> float(load("dense/grouped/plain").decoded("q")[0, 0, 0, 0])
-        -0.4375
+        1.4375
         """
         array = self.inputs.get(name, self.expected.get(name))
         if array is None:

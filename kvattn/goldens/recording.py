@@ -188,9 +188,7 @@ def record(folder: Path, files: Mapping[str, bytes]) -> list[str]:
         if name not in after:
             raise ArgumentError(f"recorded cases must stay, got recipes without {name}")
         if after[name] != case:
-            raise ArgumentError(
-                f"a recorded case must not change: supersede it by one of another name, got {name} anew"
-            )
+            raise ArgumentError(f"a recorded case must not change, but be superseded by another, got {name} anew")
     everything = {SCHEMA: schema(), **files}
     for path, content in everything.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ GROUPS = (
     "variants/recurrent",
     "execution",
     "eviction",
+    "goldens",
 )
 
 NOTHING_TO_TEST = {"errors", "typing"}

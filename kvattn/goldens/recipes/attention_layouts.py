@@ -288,7 +288,7 @@ def _sizes() -> tuple[Recipe, ...]:
             "value-width-apart",
             "Keys of 192 features and values of 128, as where latent attention is cached expanded; 2 of its layers.",
             layers=2,
-            hidden=5120,
+            hidden=4096,
             heads=32,
             kv_heads=16,
             width=192,

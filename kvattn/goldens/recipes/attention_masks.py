@@ -138,7 +138,7 @@ def _causal() -> tuple[Recipe, ...]:
         ),
         case(
             "causal/chunked-prefill",
-            "A chunk of three tokens of two prompts, at different places of a cache kept outside.",
+            "A chunk of four tokens of two prompts, at different places of a cache kept outside.",
             row=row,
             inputs={
                 **tensors("chunk", batch=2, heads=6, kv_heads=3, queries=4, keys=7, width=5, value_width=8),

@@ -402,7 +402,7 @@ def _logs() -> tuple[Recipe, ...]:
         ),
         case(
             "lse/natural",
-            "The natural log-sum-exp of large scores; to base 2 it would be larger by a half.",
+            "The natural log-sum-exp of large scores, which to base 2 is another number.",
             flags=(LSE_BASE,),
             mistakes={"a log to base 2": as_if(lse_base="2")},
             sibling=PLAIN,
