@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 import decimal
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
 import math
 from typing import Any, Protocol, TypeAlias
 
@@ -293,24 +294,28 @@ class Decimals:
         """sin(x + quarters·pi/2)."""
         if _is(x, 0):
             return self(quarters)
-        wide = self._wide
-        middle, width = wide.divide(wide.add(x.low, x.high), 2), self.up.subtract(x.high, x.low)
-        further = max(0, middle.adjusted()) + 5
-        finer = _context(self.digits + 20 + further)
-        half_pi = finer.divide(_pi(finer.prec), 2)
-        turns = int(finer.to_integral_value(finer.divide(middle, half_pi)))
-        rest = finer.subtract(middle, finer.multiply(half_pi, turns))  # |rest| < 0.8
-        term, power = (rest, 1) if (turns + quarters) % 2 == 0 else (Decimal(1), 0)
-        value, square, smallest = Decimal(0), wide.multiply(rest, rest), _power_of_ten(-self.digits - 15)
-        while term.copy_abs() > smallest:
-            value = wide.add(value, term)
-            power += 2
-            term = wide.divide(wide.multiply(term.copy_negate(), square), power * (power - 1))
-        if (turns + quarters) % 4 >= 2:
-            value = value.copy_negate()
-        # an alternating series stops within its next term; two hundred roundings at 20 further digits are less
-        room = self.up.add(width, _power_of_ten(-self.digits - 10))
+        value = _sine(self._wide.divide(self._wide.add(x.low, x.high), 2), quarters, self.digits)
+        room = self.up.add(self.up.subtract(x.high, x.low), _power_of_ten(-self.digits - 10))
         return Interval(self.down.subtract(value, room), self.up.add(value, room), self)
+
+
+@lru_cache(maxsize=4096)  # one angle turns many pairs of numbers
+def _sine(x: Decimal, quarters: int, digits: int) -> Decimal:
+    """sin(x + quarters·pi/2) to within 10^(-digits - 10).
+
+    An alternating series stops within its next term; two hundred roundings at 20 further digits are less.
+    """
+    wide, finer = _context(digits + 20), _context(digits + 25 + max(0, x.adjusted()))
+    half_pi = finer.divide(_pi(finer.prec), 2)
+    turns = int(finer.to_integral_value(finer.divide(x, half_pi)))
+    rest = finer.subtract(x, finer.multiply(half_pi, turns))  # |rest| < 0.8
+    term, power = (rest, 1) if (turns + quarters) % 2 == 0 else (Decimal(1), 0)
+    value, square, smallest = Decimal(0), wide.multiply(rest, rest), _power_of_ten(-digits - 15)
+    while term.copy_abs() > smallest:
+        value = wide.add(value, term)
+        power += 2
+        term = wide.divide(wide.multiply(term.copy_negate(), square), power * (power - 1))
+    return value.copy_negate() if (turns + quarters) % 4 >= 2 else value
 
 
 def _context(digits: int, rounding: str = ROUND_HALF_EVEN) -> decimal.Context:
@@ -326,6 +331,7 @@ def _is(x: Interval, value: int) -> bool:
     return x.low == x.high == value
 
 
+@lru_cache(maxsize=64)
 def _pi(digits: int) -> Decimal:
     """Pi cut after so many significant digits: 16·atan(1/5) - 4·atan(1/239), in integers."""
     unit = 10 ** (digits + 15)
