@@ -5,6 +5,7 @@ goldens are for.
 """
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 from kvattn.goldens.formulas import See
@@ -16,13 +17,21 @@ Nested = Any
 
 
 def floor(x: Any) -> int:
-    """The largest integer not above x, by counting."""
-    found = 0
-    while x >= found + 1:
-        found += 1
-    while x < found:
-        found -= 1
-    return found
+    """The largest integer not above x, by halving an interval of whole numbers."""
+    low, high = -1, 1
+    while x < low:
+        low *= 2
+    while x >= high:
+        high *= 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if x >= middle else (low, middle)
+    return low
+
+
+def fraction(x: Any, denominator: int) -> Fraction:
+    """A number that is known to be so many parts of ``denominator``, exactly."""
+    return Fraction(floor(x * denominator), denominator)
 
 
 def power(n: Numbers, base: Any, exponent: Any) -> Any:
