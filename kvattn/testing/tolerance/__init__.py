@@ -1,7 +1,8 @@
 """How far correct code may stand from the exact answer, derived from shapes, formats and the data itself.
 
 `bounds` gives two elementwise distances for one attention call: the worst case, beyond which code is wrong, and the
-statistical one, within which it is right; between them it is suspect.  Both hold for whatever computes in the stated
+statistical one, within which it is right; between them it is suspect.  `judge` compares a result with them, tests
+whether its errors lean one way, and says what it could not have seen.  All hold for whatever computes in the stated
 `kvattn.testing.arithmetic.Arithmetic`.
 
 Labels as [T11] tie a line to its step of the derivation.
@@ -9,5 +10,8 @@ Labels as [T11] tie a line to its step of the derivation.
 
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.tolerance.bounding import Bounds, bounds
+from kvattn.testing.tolerance.judging import Element, Verdict, judge
+from kvattn.testing.tolerance.mean_error import MeanError
+from kvattn.testing.tolerance.power import Power
 
-__all__ = ["Arithmetic", "Bounds", "bounds"]
+__all__ = ["Arithmetic", "Bounds", "Element", "MeanError", "Power", "Verdict", "bounds", "judge"]

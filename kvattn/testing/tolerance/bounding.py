@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.formats import format_of
 from kvattn.testing.tolerance.calls import Call, Rows
-from kvattn.testing.tolerance.outputs import Alike, Limits, logs, mixed
+from kvattn.testing.tolerance.limits import Limits
+from kvattn.testing.tolerance.logs import logs
+from kvattn.testing.tolerance.outputs import mixed
+from kvattn.testing.tolerance.running import Alike
 from kvattn.testing.tolerance.scores import Scores, scored
 from kvattn.testing.tolerance.weights import Weights, weighed
 from kvattn.typing import Array, Visible

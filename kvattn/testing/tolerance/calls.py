@@ -1,7 +1,7 @@
 """One attention call, read once and handed out in blocks of rows.
 
-Shapes: ``q [B, Hq, T, D]``, ``k [B, Hkv, S, D]``, ``v [B, Hkv, S, Dv]``; a block has the rows of one head that keep
-``rows · S`` below `BLOCK` numbers, so that nothing of the size ``T · S`` is ever held at once.
+Shapes: ``q [B, Hq, T, D]``, ``k [B, Hkv, S, D]``, ``v [B, Hkv, S, Dv]``; a block has `ROWS` rows of one head, fewer
+where ``rows · S`` would be above `BLOCK` numbers, so that nothing of the size ``T · S`` is ever held at once.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from kvattn.arguments import optional_real
 from kvattn.errors import ShapeError
 from kvattn.typing import Array
 
-BLOCK = 1 << 19
-"""Numbers in a block of scores."""
+BLOCK, ROWS = 1 << 17, 64
+"""Numbers in a block of scores, and rows."""
 
 
 class Rows(NamedTuple):
@@ -135,7 +135,7 @@ class Call:
         """
         batch, heads, length, count = self.pairs
         step = max(1, -(-length // take))
-        size = step * max(1, BLOCK // max(count, 1))
+        size = step * max(1, min(BLOCK // max(count, 1), ROWS))
         for b in range(batch):
             for h in range(heads):
                 group = h * self.k.shape[1] // heads

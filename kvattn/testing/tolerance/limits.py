@@ -1,0 +1,59 @@
+"""What a row should be and how far from it code may be; rows that see nothing, and where formats end."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kvattn.testing.arithmetic import Arithmetic
+from kvattn.testing.formats import format_of
+from kvattn.testing.tolerance.chains import above, unit
+from kvattn.testing.tolerance.weights import Weights
+from kvattn.typing import Array
+
+
+class Limits(NamedTuple):
+    """What some rows should be, and how far from it they may be.
+
+    Attributes
+    ----------
+    exact
+        ``[R, Dv]``, or ``[R]`` for the log-sum-exp, as exact as float64 has it.
+    statistical, worst
+        The bounds, of the same shape.
+    variance
+        Of the error, without what is below.
+    drift
+        By how much the error's mean may differ from 0.
+    """
+
+    exact: Array
+    statistical: Array
+    worst: Array
+    variance: Array
+    drift: Array
+
+
+def closed(limits: Limits, weights: Weights, largest: Array, arithmetic: Arithmetic) -> Limits:
+    """Return limits that are right in rows that see nothing, and where a format ends.
+
+    Rows that see nothing are 0, exactly.  Where the sums or the output can pass the largest number of
+    their format, nothing is bounded [T17].  A millionth is added for the rounding of the bound itself.
+
+    >>> one, zero = np.ones((1, 1)), np.zeros((1, 1))
+    >>> w = Weights(zero, zero, zero, zero, zero, zero, one, zero, zero)
+    >>> closed(Limits(zero, one, one, one, one), w, zero, Arithmetic()).worst
+    array([[0.]])
+    """
+    exact, statistical, worst, variance, drift = limits
+    nothing = weights.empty if exact.ndim == 1 else weights.empty[:, None]
+    total, shift = (x[:, 0] if exact.ndim == 1 else x for x in (weights.total, weights.shift))
+    store = arithmetic.compute if exact.ndim == 1 else arithmetic.store
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = total * np.exp(shift) * np.maximum(largest, 1) * (1 + above(unit(arithmetic), weights.p.shape[1]))
+        beyond = (sums > format_of(arithmetic.accumulate).kind.largest) | np.isinf(shift)
+        beyond = beyond | (np.abs(exact) + worst > format_of(store).kind.largest)
+        worst = np.where(beyond | np.isnan(worst), np.inf, worst) * (1 + 1e-6)
+        certain = total * np.maximum(np.abs(exact), 1) > format_of(arithmetic.accumulate).kind.largest
+        certain = certain | (np.abs(exact) > format_of(store).kind.largest)
+        statistical = np.where(certain | np.isnan(statistical), np.inf, np.minimum(statistical, worst))
+    return Limits(exact, *(np.where(nothing, 0.0, x) for x in (statistical, worst, variance, drift)))

@@ -1,0 +1,188 @@
+"""The running sums of a row, addition by addition, as independent errors and as errors that are not.
+
+With ``x_t = p_t v_t`` and ``S_t`` their sum up to t, an addition errs by at most ``u |S_t|``, and rounding to nearest
+by at most ``|x_t|``; where ``|x_t| < u |S_t|`` the term is lost as a whole, always in the same direction.  What is cut
+off rather than rounded errs by half of it on the mean.  Equal terms, added to a sum in one binade, err alike.
+
+Cost: ``[rows, channels, keys]`` once, `CHUNK` numbers at a time.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvattn.testing.arithmetic import Arithmetic
+from kvattn.testing.tolerance.chains import path, unit
+from kvattn.testing.tolerance.weights import Weights
+from kvattn.typing import Array
+
+CHUNK = 1 << 17
+"""Numbers in a block of rows, keys and channels."""
+
+
+class Alike(NamedTuple):
+    """Which keys of a head are copies of each other.
+
+    Attributes
+    ----------
+    keys
+        ``[S']``: a number for each set of equal keys, -1 for a key that is like no other.
+    pairs
+        ``[S']``: whether another key is equal, and its value too.
+    """
+
+    keys: Array
+    pairs: NDArray[np.bool_]
+
+
+class Sums(NamedTuple):
+    """What becomes of the sums of some rows, ``[R, Dv]`` each, in units of the total.
+
+    Attributes
+    ----------
+    moved
+        ``Σ_j more_j |v_j - o|``: what wrong weights do at most.
+    variance
+        Of what wrong weights and additions do.
+    second
+        ``Σ_j p_j Var τ_j |v_j - o|``, or more: how far wrong weights shift the mean.
+    lost
+        What additions lose, all in one direction.
+    together
+        What equal terms err, all in one direction.
+    """
+
+    moved: Array
+    variance: Array
+    second: Array
+    lost: Array
+    together: Array
+
+
+def summed(weights: Weights, v: Array, out: Array, alike: Alike, arithmetic: Arithmetic) -> Sums:
+    """Follow the sums of some rows.
+
+    Parameters
+    ----------
+    weights, v, out
+        Of R rows and S' keys; ``[S', Dv]``, ``[R, Dv]``.
+    alike
+        Copies among the keys.
+    arithmetic
+        Of the tested code.
+
+    Returns
+    -------
+    Sums
+        Of numerator and total together.
+
+    Examples
+    --------
+    >>> from kvattn.testing.tolerance.scores import Scores
+    >>> from kvattn.testing.tolerance.weights import weighed
+    >>> s, a = np.zeros((1, 400)), Arithmetic("bfloat16")
+    >>> none = Alike(np.full(400, -1), np.full(400, False))
+    >>> w, v = weighed(Scores(s, s, s, s), a), np.ones((400, 1))
+    >>> bool(summed(w, v, w.p @ v, none, a).lost > 0.3)
+    True
+    """
+    p, u = weights.p, unit(arithmetic)
+    rows, width = out.shape
+    variance = np.maximum(_about(p**2 * weights.variance, v, out), 0)  # [S3]
+    around = p * weights.variance
+    second = np.sqrt(np.maximum(_about(around, v, out), 0) * around.sum(1, keepdims=True))
+    moved, lost, cut, together, running = (np.zeros_like(out) for _ in range(5))
+    root, in_order, pairs = np.sqrt(3), arithmetic.order == "sequential", alike.pairs.any()
+    columns = np.ascontiguousarray(v.T)
+    step = max(1, CHUNK // max(1, rows * width))
+    for first in range(0, len(v), step):
+        some = slice(first, first + step)
+        away = np.abs(columns[:, some] - out[:, :, None])  # [R, Dv, keys]
+        moved += (away @ weights.more[:, some, None])[:, :, 0]  # [T11]
+        if not in_order:
+            continue
+        x = p[:, None, some] * columns[:, some]
+        sums = np.cumsum(x, axis=2)
+        sums += running[:, :, None]
+        running = sums[:, :, -1].copy()
+        np.abs(sums, out=sums)
+        sums *= u
+        size = np.abs(x, out=away)
+        if pairs:
+            together += np.minimum(sums, size)[:, :, alike.pairs[some]].sum(2)  # [S10]
+        x *= size < sums
+        lost += x.sum(2)  # [S6]
+        size *= root
+        np.minimum(sums, size, out=sums)
+        variance += np.einsum("rck,rck->rc", sums, sums) / 3  # [S5]
+        if arithmetic.sum_ulp > 0.5:
+            cut += sums.sum(2)
+    totals = additions(weights, alike, arithmetic)
+    if not in_order:
+        variance += u**2 / 3 * (float(path(len(v), arithmetic)) * (p**2 @ v**2) + 2 * out**2)
+    share = (arithmetic.sum_ulp - 0.5) / arithmetic.sum_ulp
+    lost = np.abs(lost) + share * cut + totals.lost[:, None] * np.abs(out)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lost = np.where(totals.lost[:, None] < 1, lost / (1 - np.minimum(totals.lost, 1))[:, None], np.inf)
+    deviation = p * np.sqrt(weights.variance)
+    for group in np.unique(alike.keys[alike.keys >= 0]):
+        same = np.flatnonzero(alike.keys == group)
+        variance += (deviation[:, same] @ v[same] - deviation[:, same].sum(1, keepdims=True) * out) ** 2  # [S7]
+    variance = variance + totals.variance[:, None] * out**2
+    return Sums(moved, variance, second, lost, together + totals.together[:, None] * np.abs(out))
+
+
+class Total(NamedTuple):
+    """What becomes of the softmax's total, ``[R]`` each, in units of itself.
+
+    Attributes
+    ----------
+    variance, lost, together
+        As in `Sums`.
+    """
+
+    variance: Array
+    lost: Array
+    together: Array
+
+
+def additions(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Total:
+    """Follow the running sum of the weights.
+
+    Parameters
+    ----------
+    weights
+        Of R rows.
+    alike
+        Copies among their keys.
+    arithmetic
+        Of the tested code.
+
+    Returns
+    -------
+    Total
+        Of each row.
+
+    Examples
+    --------
+    >>> one = np.ones((1, 1))
+    >>> w = Weights(one, one, one, one, one, 0 * one, one, one, one)
+    >>> float(additions(w, Alike(np.array([-1]), np.array([False])), Arithmetic("float32")).lost[0])
+    0.0
+    """
+    u, p = unit(arithmetic), weights.p
+    if arithmetic.order == "pairwise":
+        none = np.zeros(len(p))
+        return Total(u**2 / 3 * (float(path(p.shape[1], arithmetic)) * (p**2).sum(1) + 2), none, none)
+    sums = np.minimum(u * np.cumsum(p, axis=1), p)
+    share = (arithmetic.sum_ulp - 0.5) / arithmetic.sum_ulp
+    lost = np.where(sums == p, p, 0.0).sum(1) + share * sums.sum(1)  # [S6]
+    below_top = (alike.keys >= 0) & (p * weights.total < 1)  # a weight of 1 is added without error
+    return Total((sums**2 / 3).sum(1), lost, np.where(below_top, sums, 0.0).sum(1))  # [S5] [S10]
+
+
+def _about(weight: Array, v: Array, out: Array) -> Array:
+    """``Σ_j weight_j (v_j - o)²``, by products of matrices."""
+    found: Array = weight @ v**2 - 2 * out * (weight @ v) + out**2 * weight.sum(1, keepdims=True)
+    return found
