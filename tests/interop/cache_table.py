@@ -319,6 +319,22 @@ print([round(x) for x in feed(cache, 6, batch=2, width=8)][:7])
 """,
         "[0, 1, 2, 3, 104, 105, 6]",
     ),
+    "empty-residual": Remark(
+        FAULT,
+        "refused",
+        "Once the residual has gone into the quantised part, an empty tensor of one axis stands in its place: `crop`, "
+        "with `is_croppable` True, and `batch_select_indices` raise `IndexError`.",
+        """
+cache = QuantizedCache("quanto", config("full_attention"), residual_length=4, q_group_size=8)
+feed(cache, *range(8), width=8)
+for act in (lambda: cache.crop(-1), lambda: cache.batch_select_indices(torch.tensor([0]))):
+    try:
+        act()
+    except IndexError as refusal:
+        print(cache.is_croppable, type(refusal).__name__)
+""",
+        "True IndexError\nTrue IndexError",
+    ),
     "no-layers": Remark(
         FAULT,
         "refused",
@@ -428,6 +444,21 @@ except RuntimeError as refusal:
     print(type(refusal).__name__)
 """,
         "RuntimeError",
+    ),
+    "stream-not-copied": Remark(
+        CONVENTION,
+        "",
+        "An offloaded cache holds a `torch.Stream`, so that `copy.deepcopy`, by which a prompt's cache is used again, "
+        "raises `TypeError`; on a machine without a GPU it can be made, and its first update is refused.",
+        """
+import copy
+
+try:
+    copy.deepcopy(DynamicCache(offloading=True))
+except TypeError as refusal:
+    print(type(refusal).__name__)
+""",
+        "TypeError",
     ),
     "no-batch-methods": Remark(
         CONVENTION,
@@ -584,7 +615,26 @@ ROWS = (
     Row(T, "StaticCache", (H, "no-crop", "—", H, "no-crop", "own-memory", "counted", "length-alias batch-size")),
     Row(T, "StaticCache, sliding", ("empty-update", "no-crop", H, H, "no-crop", H, "short-ring ring-has-no-end", H)),
     Row(T, "QuantizedCache, fp8", ("clipped", "is-croppable", "—", H, "next-update", H, "—", H)),
-    Row(T, "QuantizedCache, quanto", (H, "quanto-crop", "—", "quanto-select", "next-update", "no-deepcopy", "—", H)),
+    Row(
+        T,
+        "DynamicCache, offloaded",
+        (H, H, "—", H, H, "stream-not-copied", "—", "batch-size"),
+    ),
+    Row(
+        T,
+        "StaticCache, offloaded",
+        (H, "no-crop", "—", H, "no-crop", "stream-not-copied", "counted", "length-alias batch-size"),
+    ),
+    Row(
+        T,
+        "QuantizedCache, quanto",
+        (H, "quanto-crop empty-residual", "—", "quanto-select", "next-update", "no-deepcopy", "—", H),
+    ),
+    Row(
+        T,
+        "QuantizedCache, HQQ",
+        (H, "quanto-crop empty-residual", "—", "quanto-select", "next-update", H, "—", H),
+    ),
     Row(T, "EncoderDecoderCache", (H, H, "—", H, H, H, "—", "no-layers")),
     Row(
         T,
@@ -620,8 +670,10 @@ A **fault** breaks what a docstring promises, or loses or mixes rows without a w
 Each remark has code that the tests run, and what it prints.  Some need unusual steps, two crops in a
 row or an update of no token; whether a model takes them was not looked into.
 
-Not driven: offloaded caches (they need a GPU), HQQ (not installed), caches that live in a model's own file, padded
-batches, and mlx-lm's ``extend`` and ``merge``.
+Offloaded caches were driven with streams that do nothing, since there was no GPU: which layer is where, not what is
+copied when.  HQQ shares the code of what is remarked about quanto, and does the same; it is in no extra, since importing it (through
+transformers, wherever it is installed) warns of what torch has deprecated, and its tests wait for it to be there.
+Not driven: caches that live in a model's own file, padded batches, and mlx-lm's ``extend`` and ``merge``.
 """
 
 

@@ -5,7 +5,7 @@ The page is docs/explain/caches-of-others.md, its data tests/interop/cache_table
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -13,6 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="runs transformers' caches, which need torch: kvattn[peers]")
 pytest.importorskip("transformers", minversion="5.23", reason="runs its caches: kvattn[peers]")
+
+from transformers import Cache  # noqa: E402 -- it skips without
 
 from kvattn.interop.transformers_caches import (  # noqa: E402 -- it skips without torch
     TransformersCache,
@@ -57,19 +59,51 @@ SLIDING = layered(["sliding_attention"], window=4, rollback=0, none=False)
 BOTH = layered(["full_attention", "sliding_attention"], window=4)
 FRAGILE: dict[str, Any] = {"rollback": 0, "recovers": False}
 
+
+class Still:
+    """A stream on which nothing waits: there is no GPU."""
+
+    def wait_stream(self, other: object) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def offloaded(adapter: TransformersCache) -> TransformersCache:
+    """The same cache, its layers taken to the CPU after each update, where they are; it holds a stream."""
+
+    def make() -> Any:
+        made = adapter.make()
+        moved = Cache(layers=made.layers, offloading=True, offload_only_non_sliding=False)
+        moved.__class__ = type(made)
+        return moved
+
+    return replace(adapter, make=make, capabilities=replace(adapter.capabilities, branch=False))
+
+
+UNTRIED = frozenset({"rollback", "oversize", "negative", "none"})
+
 HOLDING: dict[str, list[TransformersCache]] = {
     "DynamicCache": [*ways(dynamic()), dynamic(2)],
     "DynamicCache, sliding": [*ways(SLIDING), recording(SLIDING)],
     "DynamicCache, full and sliding": ways(recording(BOTH)),
     "DynamicCache, indexed": ways(layered(["indexed_attention", "full_attention"])),
     "StaticCache": [static(9, **FRAGILE), static(9, ["indexed_attention"], **FRAGILE)],
+    "DynamicCache, offloaded": [
+        *ways(offloaded(layered(["full_attention", "full_attention"]))),
+        *ways(offloaded(recording(BOTH))),
+    ],
+    "StaticCache, offloaded": [offloaded(static(9, ["full_attention", "full_attention"], **FRAGILE))],
     "StaticCache, sliding": [
         static(12, ["sliding_attention"], window=w, rollback=0, untried=frozenset({"none"})) for w in (1, 2, 4)
     ],
     "QuantizedCache, fp8": [quantized("fp8", rollback=0, untried=frozenset({"rollback", "oversize"}))],
-    "QuantizedCache, quanto": [
-        quantized("quanto", rollback=0, branch=False, untried=frozenset({"rollback", "oversize", "negative", "none"}))
-    ],
+    "QuantizedCache, quanto": [quantized("quanto", rollback=0, branch=False, untried=UNTRIED)],
+    "QuantizedCache, HQQ": [quantized("hqq", rollback=0, untried=UNTRIED)],
     "EncoderDecoderCache": ways(encoder_decoder()),
     "linear attention, convolution": [layered(["conv"], rollback=0), recording(layered(["conv"]))],
     "linear attention, both states": [layered(["linear_attention"], rollback=0)],
@@ -84,9 +118,14 @@ CASES = [(name, adapter) for name, some in HOLDING.items() for adapter in some]
 
 
 @pytest.mark.parametrize(("name", "adapter"), CASES, ids=[f"{name} {i}" for i, (name, _) in enumerate(CASES)])
-def test_what_holds_is_driven(name: str, adapter: TransformersCache) -> None:
+def test_what_holds_is_driven(name: str, adapter: TransformersCache, monkeypatch: pytest.MonkeyPatch) -> None:
     if "quanto" in name:
         pytest.importorskip("optimum.quanto", reason="quantises for transformers; it is in no extra")
+    if "HQQ" in name:
+        pytest.importorskip("hqq", reason="quantises for transformers; it is in no extra, since importing it warns")
+    if "offloaded" in name:
+        monkeypatch.setattr(torch, "Stream", Still)
+        monkeypatch.setattr(torch.cuda, "default_stream", lambda device: Still())
     tested = adapter
 
     class Machine(CacheMachine):
@@ -112,12 +151,28 @@ def test_a_remark_prints_what_the_page_shows(name: str) -> None:
     assert printed("transformers", TRANSFORMERS[name]) == TRANSFORMERS[name].prints
 
 
+@pytest.mark.parametrize("name", ["quanto-crop", "empty-residual", "quanto-select"])
+def test_hqq_does_the_same_as_quanto(name: str) -> None:
+    pytest.importorskip("hqq", reason="quantises for transformers; it is in no extra, since importing it warns")
+    remark = TRANSFORMERS[name]
+    code = remark.code.replace('"quanto"', '"hqq"').replace("q_group_size=8", "q_group_size=8, nbits=8")
+    assert printed("transformers", remark._replace(code=code)) == remark.prints
+
+
+def test_an_offloaded_cache_needs_a_gpu_and_says_so() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here, and what is refused without one works")
+    with pytest.raises(CacheFault, match=r"^refused: append\(0, 2\) was refused"):
+        Session(offloaded(layered(["full_attention"]))).follow("start 1, append 2")
+
+
 SEEN: dict[str, tuple[TransformersCache, str]] = {
     "torn-crop": (layered(["full_attention", "sliding_attention"], window=4, rollback=0), "append 6, rollback 1"),
     "second-crop": (replace(SLIDING, recording=True), "append 8, rollback 1, rollback 1"),
     "window-of-one": (layered(["sliding_attention"], window=1), "append 3, append 1"),
     "counted": (static(4, rollback=0), "append 3, append 2"),
     "short-ring": (static(4, ["sliding_attention"], window=8, rollback=0), "append 4, append 1"),
+    "empty-residual": (quantized("quanto"), "append 8, rollback 1"),
     "half-moved": (replace(layered(["hybrid"], rollback=0), selecting=batch_selected), "append 2, select 1 0"),
     "torn-select": (
         replace(layered(["full_attention", "linear_attention"], select=False), selecting=batch_selected),
@@ -129,6 +184,8 @@ SEEN: dict[str, tuple[TransformersCache, str]] = {
 
 @pytest.mark.parametrize("name", SEEN)
 def test_the_session_gives_a_fault_the_name_on_the_page(name: str) -> None:
+    if "quanto" in TRANSFORMERS[name].code:
+        pytest.importorskip("optimum.quanto", reason="quantises for transformers; it is in no extra")
     adapter, script = SEEN[name]
     with pytest.raises(CacheFault) as found:
         Session(adapter).follow(f"start 2, {script}")
