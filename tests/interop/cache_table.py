@@ -671,8 +671,8 @@ Each remark has code that the tests run, and what it prints.  Some need unusual 
 row or an update of no token; whether a model takes them was not looked into.
 
 Offloaded caches were driven with streams that do nothing, since there was no GPU: which layer is where, not what is
-copied when.  HQQ shares the code of what is remarked about quanto, and does the same; it is in no extra, since importing it (through
-transformers, wherever it is installed) warns of what torch has deprecated, and its tests wait for it to be there.
+copied when.  HQQ shares the code of what is remarked about quanto, and does the same; it is in no extra, since
+importing transformers beside it warns of what torch has deprecated, and its tests wait for it to be there.
 Not driven: caches that live in a model's own file, padded batches, and mlx-lm's ``extend`` and ``merge``.
 """
 
