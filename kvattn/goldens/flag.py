@@ -16,7 +16,7 @@ class Flag:
     description
         What an implementation that fails such a case does.
     links
-        Where it happened: addresses of issues, pull requests, commits, papers.
+        Where it happened: addresses, or ``owner/repository#7`` for an issue or pull request on GitHub.
 
     Examples
     --------

@@ -14,6 +14,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 import hashlib
 import json
 from pathlib import Path
+import re
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,11 @@ def manifests(recipes: Iterable[Recipe], tick: Callable[[str], None] = lambda _:
             "generator": {"name": "kvattn.goldens.recording", "arithmetic": "decimal intervals, rounded correctly"},
             "numberOfTests": len(cases),
             "notes": {
-                name: {"bugType": flag.bug_type, "description": flag.description, "links": list(flag.links)}
+                name: {
+                    "bugType": flag.bug_type,
+                    "description": flag.description,
+                    "links": [address(x) for x in flag.links],
+                }
                 for name, flag in flags
             },
             "cases": sorted(cases, key=lambda case: str(case["name"])),
@@ -204,6 +209,16 @@ def schema() -> bytes:
     'A file of golden attention cases'
     """
     return (Path(__file__).parent / "v1" / SCHEMA).read_bytes()
+
+
+def address(link: str) -> str:
+    """A link as an address: ``owner/repository#7`` is an issue or a pull request on GitHub.
+
+    >>> address("onnx/onnx#7142")
+    'https://github.com/onnx/onnx/issues/7142'
+    """
+    found = re.fullmatch(r"([\w.-]+/[\w.-]+)#(\d+)", link)
+    return f"https://github.com/{found[1]}/issues/{found[2]}" if found else link
 
 
 def sums(files: Mapping[str, bytes]) -> bytes:

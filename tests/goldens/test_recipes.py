@@ -98,5 +98,5 @@ def test_sizes_differ_from_each_other() -> None:
 
 
 def test_there_are_enough() -> None:
-    assert len(CASES) >= 200
-    assert len({case.row for case in CASES.values()}) > 10
+    assert len(CASES) >= 300
+    assert len({case.row for case in CASES.values()}) > 70

@@ -11,7 +11,14 @@ from kvattn.goldens.reading import RECORDED, files
 from kvattn.goldens.recording import schema
 
 SCHEMA = json.loads(schema())
-TYPES: dict[str, Any] = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
+TYPES: dict[str, Any] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+}
 ANNOTATIONS = {"$schema", "$id", "title", "$defs"}
 
 

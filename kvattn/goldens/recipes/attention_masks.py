@@ -57,7 +57,7 @@ def _causal() -> tuple[Recipe, ...]:
         case(
             "causal/fewer-queries-top-left",
             "The same, where the first query stands at the first key.",
-            row="masks/combine",
+            row="masks/anchors",
             flags=(ALIGNMENT,),
             sibling="causal/fewer-queries",
             causal=True,
@@ -76,7 +76,7 @@ def _causal() -> tuple[Recipe, ...]:
         case(
             "causal/more-queries-top-left",
             "The same aligned to the top left: every query sees a key.",
-            row="masks/combine",
+            row="masks/anchors",
             inputs=tall,
             flags=(ALIGNMENT,),
             sibling="causal/more-queries",
@@ -95,7 +95,7 @@ def _causal() -> tuple[Recipe, ...]:
         case(
             "causal/one-query-top-left",
             "The same aligned to the top left sees one key, which is hardly ever meant.",
-            row="masks/combine",
+            row="masks/anchors",
             inputs=tensors("decode", queries=1),
             flags=(ALIGNMENT,),
             sibling="causal/one-query",
