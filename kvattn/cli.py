@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("target", nargs="?", metavar="TARGET", help="module:callable")
     check.add_argument("--cases", type=int, help="drawn cases (80; 6 for each variant and law of the installation)")
-    check.add_argument("--dtype", choices=("float64", "float32", "float16"), default="float64", help="of the inputs")
+    kinds = ("float64", "float32", "float16", "bfloat16")
+    check.add_argument("--dtype", choices=kinds, default="float64", help="of the inputs")
     check.add_argument("--seed", type=int, default=0, help="of the cases; the same seed gives the same report")
     check.add_argument(
         "--write-test",

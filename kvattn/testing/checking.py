@@ -7,12 +7,15 @@ what the ones before have learned; then drawn cases that mix features, against
 
 from collections.abc import Callable
 from dataclasses import dataclass
+import importlib
+from importlib.util import find_spec
 import textwrap
 from typing import Any, Literal
 
 import numpy as np
 
-from kvattn.errors import ArgumentError
+from kvattn.errors import ArgumentError, MissingExtraError
+from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.diagnosis import (
     bends,
     differential,
@@ -20,17 +23,22 @@ from kvattn.testing.diagnosis import (
     dropped,
     edges,
     factors,
+    fills,
     heads,
+    leftovers,
     manners,
     masks,
     padding,
     pages,
     positions,
+    precision,
     regions,
+    settling,
     shown,
     sight,
     slopes,
     splits,
+    tails,
     totals,
     trees,
     weights,
@@ -41,14 +49,17 @@ from kvattn.testing.diagnosis.finding import Finding, plain
 from kvattn.testing.diagnosis.lab import CONTRACT, Lab, Misshapen, Refused
 from kvattn.testing.targets import Target, load, target_of
 
-DTYPES = ("float64", "float32", "float16")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
 """Element types that a check can run in."""
 
 _STEPS: tuple[tuple[str, tuple[str, ...], Callable[[Lab], None]], ...] = (
+    ("number formats", (), precision.read_precision),
     ("head map", (), heads.read_heads),
     ("manners", (), manners.read_manners),
     ("weights and scale", (), weights.read_weights),
     ("scale=", ("scale",), weights.read_given_scale),
+    ("sinks=", ("sinks",), totals.read_sinks),
+    ("lse", (), totals.read_lse),
     ("causal=", ("causal",), sight.read_causal),
     ("window=", ("causal", "window"), sight.read_window),
     ("mask=", ("mask",), masks.read_mask),
@@ -68,13 +79,14 @@ _STEPS: tuple[tuple[str, tuple[str, ...], Callable[[Lab], None]], ...] = (
     ("dropout=", ("dropout",), dropped.read_dropout),
     ("masks together", (), sight.read_together),
     ("bias=", ("bias",), bends.read_bias),
-    ("sinks=", ("sinks",), totals.read_sinks),
-    ("lse", (), totals.read_lse),
     ("splits=", ("splits",), splits.read_splits),
     ("return_weights=", ("return_weights",), shown.read_shown),
     ("empty rows", ("mask",), edges.read_empty_rows),
+    ("fills", (), fills.read_fills),
     ("poison", (), edges.read_poison),
     ("extremes", (), edges.read_extremes),
+    ("tails", (), tails.read_tails),
+    ("leftovers", (), leftovers.read_leftovers),
 )
 
 
@@ -191,6 +203,7 @@ def check(
     *,
     seed: int = 0,
     dtype: str = "float64",
+    arithmetic: Arithmetic | None = None,
     cases: int = 80,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -204,7 +217,10 @@ def check(
     seed
         Seed of every case; the same seed gives the same report.
     dtype
-        Element type of the inputs: ``"float64"``, ``"float32"`` or ``"float16"``.
+        Element type of the inputs: ``"float64"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``, which is ml_dtypes'.
+        In 16 bits, what the target does is read in wide numbers where it takes them and answers as finely.
+    arithmetic
+        Number formats in which the target computes; None to take the finest that explains its answers.
     cases
         How many cases to draw after the read-outs.
     progress
@@ -219,6 +235,8 @@ def check(
     ------
     ArgumentError
         Where the target is not of the contract's form, or dtype or a number is not legal.
+    MissingExtraError
+        Where dtype is ``"bfloat16"`` and ml_dtypes is not installed.
 
     Examples
     --------
@@ -233,13 +251,17 @@ def check(
     for name, number in numbers:
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise ArgumentError(f"{name} must be an integer >= 0, got {number!r}")
+    if dtype == "bfloat16":
+        if find_spec("ml_dtypes") is None:
+            raise MissingExtraError("ml_dtypes must be installed for dtype bfloat16, got no module ml_dtypes")
+        importlib.import_module("ml_dtypes")  # so that NumPy knows the name
     if isinstance(target, str):
         target = load(target)
     elif not isinstance(target, Target):
         target = target_of(target)
     lab = Lab(target, seed=seed, dtype=dtype)
     with np.errstate(all="ignore"):  # what a wrong target returns may be anything
-        margin = _look(lab, cases, progress)
+        margin = _look(lab, cases, arithmetic, progress)
     if lab.findings and not target.setup:
         lab.notes.append("In the lines that reproduce, f is the function that was checked")
     return Report(
@@ -249,7 +271,7 @@ def check(
         untested=target.untested,
         dtype=dtype,
         seed=seed,
-        arithmetic=lab.arithmetic.compute,
+        arithmetic=_called(lab.arithmetic),
         calls=lab.calls,
         margin=margin,
         notes=tuple(dict.fromkeys(lab.notes)),
@@ -257,15 +279,27 @@ def check(
     )
 
 
-def _look(lab: Lab, cases: int, progress: Callable[[str], None]) -> Margin | None:
+def _called(arithmetic: Arithmetic) -> str:
+    inside, stored = arithmetic.compute, arithmetic.store
+    return inside if inside == stored else f"{stored} (inside {inside})"
+
+
+def _look(lab: Lab, cases: int, arithmetic: Arithmetic | None, progress: Callable[[str], None]) -> Margin | None:
+    asked = lab.dtype
+    lab.dtype = settling.reading_dtype(lab)
+    if lab.dtype != asked:
+        lab.notes.append(f"What it does was read in {lab.dtype}; {asked} was compared in drawn cases")
     for name, needed, step in _STEPS:
         if not lab.stopped and lab.can(*needed):
             progress(name)
             _run(lab, name, needed, step)
     if lab.stopped:
         return None
+    progress("pairs of keywords")
+    differential.read_pairs(lab)
     progress("drawn cases")
-    return _draw(lab, cases)
+    lab.dtype = asked
+    return _draw(lab, cases, lab.stated if arithmetic is None else (arithmetic,))
 
 
 def _run(lab: Lab, name: str, needed: tuple[str, ...], step: Callable[[Lab], None]) -> None:
@@ -285,9 +319,9 @@ def _run(lab: Lab, name: str, needed: tuple[str, ...], step: Callable[[Lab], Non
             lab.add("unclassified", {"raised": first, "step": name}, detail, reproduce=reproduce)
 
 
-def _draw(lab: Lab, cases: int) -> Margin | None:
+def _draw(lab: Lab, cases: int, candidates: tuple[Arithmetic, ...]) -> Margin | None:
     try:
-        differential.settle_arithmetic(lab)
+        settling.settle(lab, candidates)
         return differential.read_drawn(lab, cases)
     except Refused as refused:
         lab.add("unclassified", {"raised": str(refused)}, f"It raises {refused}.", reproduce=lab.last_line())

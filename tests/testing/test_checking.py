@@ -250,7 +250,7 @@ def test_another_layout_is_said_by_its_shape() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"dtype": "int8"}, "dtype must be one of float64, float32, float16, got int8"),
+        ({"dtype": "int8"}, "dtype must be one of float64, float32, float16, bfloat16, got int8"),
         ({"seed": -1}, "seed must be an integer >= 0, got -1"),
         ({"seed": True}, "seed must be an integer >= 0, got True"),
         ({"cases": 1.5}, "cases must be an integer >= 0, got 1.5"),

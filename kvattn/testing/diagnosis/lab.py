@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvattn.testing.diagnosis.behaviour import Behaviour, sizes_of
+from kvattn.testing.diagnosis.conventions import whose
 from kvattn.testing.diagnosis.finding import Finding, Kind
 from kvattn.testing.diagnosis.places import dense
 from kvattn.testing.diagnosis.recipe import ONE_HOT, Built, Recipe, Sizes
@@ -81,6 +82,10 @@ class Lab:
         What is known by now.
     arithmetic
         Number formats that the bounds are computed for.
+    coarser
+        Those that are tried on a case that is outside them, before it counts.
+    stated, grain
+        Number formats that were read out of the target, and how closely a fit can agree under them.
     findings, notes
         What was found, and what the reader should know besides.
     calls
@@ -107,6 +112,9 @@ class Lab:
     dtype: str = "float64"
     behaviour: Behaviour = CONTRACT
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    coarser: tuple[Arithmetic, ...] = ()
+    stated: tuple[Arithmetic, ...] = ()
+    grain: float = 0.0
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     calls: int = 0
@@ -130,6 +138,7 @@ class Lab:
         if values == ONE_HOT and sizes.Dv < sizes.S:
             sizes = replace(sizes, Dv=sizes.S, D=max(sizes.D, sizes.S))
         recipe = Recipe(sizes, values=values, options=tuple(options.items()), dtype=self.dtype, seed=self.seed)
+        recipe = replace(recipe, mask_form=self.target.mask_form)
         return recipe if scores is None else replace(recipe, scores=scores)
 
     @property
@@ -139,7 +148,18 @@ class Lab:
         >>> Lab(planted()).sharp
         1e-05
         """
-        return {"float64": 1e-5, "float32": 1e-4}.get(self.dtype, 2e-2)
+        return max(self.grain, {"float64": 1e-5, "float32": 1e-4}.get(self.dtype, 2e-2))
+
+    def coarsen(self, unit: float, arithmetic: Arithmetic) -> None:
+        """Take note that the target's numbers are coarser than its inputs.
+
+        >>> lab = Lab(planted())
+        >>> lab.coarsen(2.0**-8, Arithmetic("float64", probabilities="bfloat16"))
+        >>> lab.sharp
+        0.015625
+        """
+        self.grain = 4 * unit
+        self.stated = (arithmetic,)
 
     def set_aside(self, *keywords: str) -> None:
         """Leave keywords out of all later cases.
@@ -246,6 +266,21 @@ class Lab:
         q, k = built.q.astype(np.float64), built.k.astype(np.float64)
         return np.asarray(np.einsum("bhtd,bhsd->bhts", q, k[:, heads]))
 
+    def distance(self, recipe: Recipe) -> float:
+        """Run a case, and return how far out or lse is from what is known, relative to 1 + size; no bound is computed.
+
+        >>> Lab(planted()).distance(Recipe(Sizes())) < 1e-14
+        True
+        """
+        seen = self.see(recipe)
+        expected = self.behaviour.expected(seen.built)
+        pairs = [(seen.out, expected.out)]
+        if seen.lse is not None and "lse" not in self.behaviour.without:
+            pairs.append((seen.lse, expected.lse))
+        with np.errstate(invalid="ignore"):
+            far = [np.where(got == want, 0, np.abs(got - want) / (1 + np.abs(want))) for got, want in pairs]
+        return max(float(np.where(np.isnan(x), np.inf, x).max(initial=0)) for x in far)
+
     def compare(self, recipe: Recipe, behaviour: Behaviour | None = None) -> Difference:
         """Run a case and compare it with what the behaviour (what is known by now) gives.
 
@@ -298,8 +333,11 @@ class Lab:
         >>> len(lab.findings)
         1
         """
+        legal = whose(fault_class, parameters)
         if kind is None:
-            kind = "convention" if fault_class in self.target.conventions else "fault"
+            kind = "convention" if legal and fault_class in self.target.conventions else "fault"
+            if legal and kind == "fault":
+                detail += f" Elsewhere a convention ({legal}), which a function declares in its conventions."
         if any(f.fault_class == fault_class and f.parameters == parameters for f in self.findings):
             return
         if recipe is not None:
@@ -376,7 +414,8 @@ class Lab:
         return "; ".join([*self._opening(), text])
 
     def _opening(self) -> list[str]:
-        return ["import numpy as np", *([self.target.setup] if self.target.setup else [])]
+        more = ["import ml_dtypes"] if self.dtype == "bfloat16" else []
+        return ["import numpy as np", *more, *([self.target.setup] if self.target.setup else [])]
 
     def _shows(self, recipe: Recipe, channel: str, step: float) -> bool:
         """Say whether the target is off the contract by more than a step."""

@@ -49,6 +49,10 @@ POOL = "from kvattn.testing.diagnosis.places import paged; k, v = (paged(x, bloc
 """Statements that lay keys and values out in pages."""
 
 
+MASK_FORMS = {"boolean": "mask", "additive": "np.where(mask, 0.0, -np.inf)", "zero-one": "mask.astype(int)"}
+"""Ways to write a mask: True = may see; 0 or -inf to be added; 1 = may see."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Sizes of one case.
@@ -95,6 +99,8 @@ class Recipe:
         Element type of q, k, v, bias and sinks.
     seed
         Seed of the generator ``r``.
+    mask_form
+        A name in `MASK_FORMS`: how a boolean mask is written before it is given.
 
     Examples
     --------
@@ -112,6 +118,7 @@ class Recipe:
     edits: tuple[str, ...] = ()
     dtype: str = "float64"
     seed: int = 0
+    mask_form: str = "boolean"
 
     def code(self) -> str:
         """Return the statements that build q, k, v and the array options, on one line.
@@ -119,7 +126,8 @@ class Recipe:
         >>> Recipe(Sizes(B=1, T=1, S=1, D=2, Dv=2), FLAT, "np.ones((1, 1, 1, {Dv}))").code()
         'q = np.zeros((1, 1, 1, 2)); k = np.zeros((1, 1, 1, 2)); v = np.ones((1, 1, 1, 2))'
         """
-        cast = "" if self.dtype == "float64" else f".astype(np.{self.dtype})"
+        name = "'bfloat16'" if self.dtype == "bfloat16" else f"np.{self.dtype}"  # ml_dtypes registers its own
+        cast = "" if self.dtype == "float64" else f".astype({name})"
         lines = [
             f"{name} = ({text}){cast}" if cast else f"{name} = {text}"
             for name, text in zip("qkv", (*self.scores, self.values), strict=True)
@@ -127,8 +135,10 @@ class Recipe:
         for name, text in self.options:
             if name in ARRAYS:
                 lines.append(f"{name} = ({text}){cast}" if cast and name in FLOATING else f"{name} = {text}")
+        if self.mask_form != "boolean" and "mask" in dict(self.options):
+            lines.append(f"mask = {MASK_FORMS[self.mask_form]}{cast if self.mask_form == 'additive' else ''}")
         paged = [POOL] if "block_table" in dict(self.options) else []
-        text = "; ".join([*lines, *self.edits, *paged]).format(**asdict(self.sizes))
+        text = "; ".join([*lines, *paged, *self.edits]).format(**asdict(self.sizes))
         return f"r = np.random.default_rng({self.seed}); {text}" if "r." in text else text
 
     def call(self, function: str = "f") -> str:

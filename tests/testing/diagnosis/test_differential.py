@@ -1,15 +1,10 @@
 """Drawn cases mix options, stand at boundaries, and are the same for the same seed."""
 
 from collections import Counter
-from typing import Any
 
-import numpy as np
-
-from kvattn.testing.diagnosis.differential import draw, read_drawn, settle_arithmetic
+from kvattn.testing.diagnosis.differential import draw, read_drawn
 from kvattn.testing.diagnosis.lab import Lab, planted
 from kvattn.testing.keywords import KEYWORDS, fed, whole
-from kvattn.testing.planted import Planted
-from kvattn.testing.targets import target_of
 
 
 def test_drawn_cases_mix_options_and_stand_at_boundaries() -> None:
@@ -43,22 +38,3 @@ def test_a_fault_is_not_told_twice_in_other_words() -> None:
     read_drawn(lab, 40)
     assert len({str(finding.parameters) for finding in lab.findings}) == len(lab.findings)
     assert any(finding.parameters.get("shift") == 1 for finding in lab.findings)
-
-
-def test_float32_inside_is_told_and_bounded_as_such() -> None:
-    def single(q: Any, k: Any, v: Any) -> Any:
-        return Planted(returns_lse=False)(*(x.astype(np.float32) for x in (q, k, v))).astype(np.float64)
-
-    lab = Lab(target_of(single))
-    settle_arithmetic(lab)
-    assert lab.arithmetic.compute == "float32"
-    assert "float32" in lab.notes[0]
-
-
-def test_an_error_that_is_none_of_float32_is_not_forgiven() -> None:
-    def off(q: Any, k: Any, v: Any) -> Any:
-        return Planted(returns_lse=False)(q, k, v) * 1.0001
-
-    lab = Lab(target_of(off))
-    settle_arithmetic(lab)
-    assert lab.arithmetic.compute == "float64"
