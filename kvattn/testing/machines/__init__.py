@@ -7,6 +7,9 @@ at the end, when all are read again.  `PoolMachine` is for mutable pools with re
 every step each live sequence equals a `Paged` value and a list of tokens, the counts equal a plain
 model, and every slot that nobody owns is NaN.
 
+`ServingMachine` is over all: caches of every kind that kvattn has, alive at once, and everything that serving systems
+do to them, saving and the reuse of prefixes included; `kvattn.testing.machines.storages` says how each is driven.
+
 `CacheMachine` is for the caches of others, whatever they are: five methods, and a declaration of what must work
 (`kvattn.testing.conformance`).
 
@@ -34,5 +37,16 @@ from kvattn.testing.machines.tokens import Known, Tokens, encode, must, refused 
 from kvattn.testing.machines.conformance import CacheMachine  # isort: skip
 from kvattn.testing.machines.paged import PagedMachine  # isort: skip
 from kvattn.testing.machines.pool import PoolMachine  # isort: skip
+from kvattn.testing.machines.serving import ServingMachine  # isort: skip
 
-__all__ = ["CacheMachine", "Known", "PagedMachine", "PoolMachine", "Tokens", "encode", "must", "refused"]
+__all__ = [
+    "CacheMachine",
+    "Known",
+    "PagedMachine",
+    "PoolMachine",
+    "ServingMachine",
+    "Tokens",
+    "encode",
+    "must",
+    "refused",
+]
