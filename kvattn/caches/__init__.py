@@ -9,6 +9,7 @@ Paged(Latent, page=16, lengths=(3,))
 from kvattn.caches.accounting import live_bytes, padded_bytes, shared_bytes
 from kvattn.caches.block_tables import export_block_table, import_block_table
 from kvattn.caches.blocks import BLOCK, KeyBlock, blocks_of
+from kvattn.caches.cache import Cache
 from kvattn.caches.chunked_local import ChunkedLocal
 from kvattn.caches.coded import Coded
 from kvattn.caches.contiguous import Contiguous
@@ -30,6 +31,7 @@ from kvattn.caches.summaries import Summaries, Summary
 from kvattn.caches.tiered import Tiered
 
 __all__ = [
+    "Cache",
     "Paged",
     "Contiguous",
     "Tiered",

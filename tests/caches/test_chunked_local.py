@@ -131,7 +131,7 @@ def test_a_layer_over_it_equals_the_layer_over_pages(
         before = local.length
         x = draw.normal(size=(2, new, 12)).astype(dtype)
         wanted, paged = layer.step(paged, x)
-        got, local = layer.step(local, x)  # type: ignore[arg-type, assignment]
+        got, local = layer.step(local, x)
         assert np.array_equal(got.out, wanted.out)
         assert np.array_equal(got.lse, wanted.lse)
         n = max(0, before - min(back, rollback)) if new else local.length

@@ -155,7 +155,7 @@ def test_a_layer_over_a_ring_equals_the_layer_over_pages(
         before = ring.length
         x = draw.normal(size=(2, new, 12)).astype(dtype)
         wanted, paged = one.step(paged, x)
-        got, ring = one.step(ring, x)  # type: ignore[arg-type, assignment]
+        got, ring = one.step(ring, x)
         assert np.array_equal(got.out, wanted.out)
         assert np.array_equal(got.lse, wanted.lse)
         n = max(0, before - min(back, rollback)) if new else ring.length

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from kvattn.arrays import positions as read_positions
+from kvattn.caches.cache import Cache
 from kvattn.caches.rows import KeyValue, Schema, key_value
 from kvattn.core.accounting import Shape
 from kvattn.core.pipeline import arguments_of
@@ -90,7 +91,7 @@ def whole_heads(layer: Layer, x: Any, positions: Any) -> Heads:
     return Heads(x, at, q, k, v)
 
 
-def new_heads(layer: Layer, cache: Any, x: Any) -> Heads:
+def new_heads(layer: Layer, cache: Cache, x: Any) -> Heads:
     """Heads of new tokens, for a step behind a cache.
 
     Raises

@@ -32,6 +32,7 @@ import numpy as np
 
 from kvattn.arguments import shown
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.caches.cache import C
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import KeyValue
 from kvattn.core import streaming
@@ -171,7 +172,7 @@ class BeforeRotation:
         """
         return Paged.start(around.schema_of(self), batch, self.page)
 
-    def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
+    def step(self, cache: C, x: Array) -> tuple[Attended, C]:
         """Attend with any number of new tokens, and remember them unturned.
 
         Parameters

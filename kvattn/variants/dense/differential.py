@@ -32,6 +32,7 @@ from kvattn.arguments import integer, real
 from kvattn.arrays import positions as read_positions
 from kvattn.axes import sizes
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.caches.cache import C
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import Field, KeyValue, Schema
 from kvattn.core import streaming
@@ -183,7 +184,7 @@ class Differential:
         """
         return Paged.start(self._schema(), batch, self.page)
 
-    def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
+    def step(self, cache: C, x: Array) -> tuple[Attended, C]:
         """Attend with any number of new tokens, and remember them.
 
         Parameters are those of `kvattn.variants.dense.grouped.Grouped.step`.

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvattn.caches.blocks import BLOCK
+from kvattn.caches.cache import C
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import KeyValue
 from kvattn.core import streaming
@@ -116,7 +117,7 @@ class Grouped:
         """
         return Paged.start(around.schema_of(self), batch, self.page)
 
-    def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
+    def step(self, cache: C, x: Array) -> tuple[Attended, C]:
         """Attend with any number of new tokens, and remember them.
 
         Parameters

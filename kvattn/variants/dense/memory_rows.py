@@ -23,6 +23,7 @@ import numpy as np
 
 from kvattn.axes import sizes
 from kvattn.caches.blocks import BLOCK, blocks_of
+from kvattn.caches.cache import C
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import KeyValue
 from kvattn.core.accounting import attend_cost
@@ -115,7 +116,7 @@ class MemoryRows:
         """
         return Paged.start(around.schema_of(self), batch, self.page)
 
-    def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
+    def step(self, cache: C, x: Array) -> tuple[Attended, C]:
         """Attend with any number of new tokens, and remember them.
 
         Parameters are those of `kvattn.variants.dense.grouped.Grouped.step`.

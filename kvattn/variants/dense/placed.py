@@ -27,6 +27,7 @@ import numpy as np
 from kvattn.arguments import integer, shown
 from kvattn.arrays import positions as read_positions
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.caches.cache import C
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import KeyValue, key_value
 from kvattn.core import streaming
@@ -233,7 +234,7 @@ class Placed:
         w = self.projections
         return Paged.start(key_value(w.kv_heads, w.width, w.value_width, w.dtype), batch, self.page)
 
-    def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
+    def step(self, cache: C, x: Array) -> tuple[Attended, C]:
         """Attend with any number of new tokens, and remember them unturned.
 
         Parameters

@@ -21,6 +21,7 @@ import numpy as np
 from kvattn import ops
 from kvattn.axes import sizes
 from kvattn.caches.blocks import BLOCK
+from kvattn.caches.cache import C
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import KeyValue
 from kvattn.core import streaming
@@ -134,7 +135,7 @@ class RelativeProjected:
         """
         return Paged.start(around.schema_of(self), batch, self.page)
 
-    def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
+    def step(self, cache: C, x: Array) -> tuple[Attended, C]:
         """Attend with any number of new tokens, and remember them.
 
         Parameters

@@ -23,6 +23,7 @@ import numpy as np
 
 from kvattn.arguments import shown
 from kvattn.caches.blocks import BLOCK
+from kvattn.caches.cache import C
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import KeyValue
 from kvattn.core import scored
@@ -145,7 +146,7 @@ class Weighed:
         """
         return Paged.start(around.schema_of(self), batch, self.page)
 
-    def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
+    def step(self, cache: C, x: Array) -> tuple[Attended, C]:
         """Attend with any number of new tokens, and remember them.
 
         Parameters

@@ -30,6 +30,7 @@ from kvattn import ops
 from kvattn.arguments import integer, integers, shown
 from kvattn.arrays import positions as read_positions
 from kvattn.caches.blocks import BLOCK, KeyBlock
+from kvattn.caches.cache import C
 from kvattn.caches.paged import Paged
 from kvattn.caches.rows import KeyValue, Schema, key_value
 from kvattn.core import streaming
@@ -177,7 +178,7 @@ class Longformer:
         w = self.projections
         return key_value(2 * w.kv_heads, w.width, w.value_width, w.dtype)
 
-    def step(self, cache: Paged[KeyValue], x: Array) -> tuple[Attended, Paged[KeyValue]]:
+    def step(self, cache: C, x: Array) -> tuple[Attended, C]:
         """Attend with any number of new tokens, and remember them.
 
         Parameters
