@@ -14,15 +14,20 @@ if TYPE_CHECKING:
     from kvattn.testing.diagnosis.finding import Finding
     from kvattn.testing.passing import must_pass
     from kvattn.testing.targets import Target
+    from kvattn.testing.tolerance import Arithmetic, Verdict, bounds, judge
 
-__all__ = ["Call", "Finding", "Report", "Target", "check", "must_pass"]
+__all__ = ["Arithmetic", "Call", "Finding", "Report", "Target", "Verdict", "bounds", "check", "judge", "must_pass"]
 
 _HOME = {
+    "Arithmetic": "tolerance",
     "Call": "calls",
     "Finding": "diagnosis.finding",
     "Report": "checking",
     "Target": "targets",
+    "Verdict": "tolerance",
+    "bounds": "tolerance",
     "check": "checking",
+    "judge": "tolerance",
     "must_pass": "passing",
 }
 

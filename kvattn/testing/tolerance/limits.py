@@ -40,7 +40,7 @@ def closed(limits: Limits, weights: Weights, largest: Array, arithmetic: Arithme
     their format, nothing is bounded [T17].  A millionth is added for the rounding of the bound itself.
 
     >>> one, zero = np.ones((1, 1)), np.zeros((1, 1))
-    >>> w = Weights(zero, zero, zero, zero, zero, zero, one, zero, zero)
+    >>> w = Weights(*([zero] * 8), one, zero, zero)
     >>> closed(Limits(zero, one, one, one, one), w, zero, Arithmetic()).worst
     array([[0.]])
     """

@@ -72,10 +72,11 @@ def logs(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Limits:
             + arithmetic.merges * (exp_error + above(u, 8) * (1 + np.abs(lse) + np.log(np.maximum(count, 1))))
         )
         total_sum = additions(weights, alike, arithmetic)
-        variance = (p**2 * (weights.variance + u_p**2 / 3)).sum(1) + total_sum.variance
+        each = weights.variance + weights.later
+        variance = (p**2 * each + weights.rounded**2 * u_p**2 / 3).sum(1) + total_sum.variance
         variance = variance + (exp_error * np.log(total)) ** 2 / 3 + u**2 * (outer**2 + lse**2)
         variance = variance + (arithmetic.merges * u * (1 + np.abs(lse))) ** 2
-        drift = -np.log1p(-np.minimum(total_sum.lost + g, 1)) + (p * weights.variance).sum(1)
+        drift = -np.log1p(-np.minimum(total_sum.lost + g, 1)) + (p * each).sum(1)
         statistical = SIGMAS * np.sqrt(variance) + drift + total_sum.together + u * np.abs(lse)
     found = Limits(weights.lse, statistical, error, variance, drift)
     return closed(found, weights, np.zeros(()), arithmetic)

@@ -32,7 +32,7 @@ def through_lse(weights: Weights, arithmetic: Arithmetic) -> Array:
     Examples
     --------
     >>> one = np.ones((1, 1))
-    >>> w = Weights(one, one, one, one, one, 0 * one, one, one, one)
+    >>> w = Weights(one, one, one, one, one, one, one, 0 * one, one, one, one)
     >>> float(through_lse(w, Arithmetic())[0, 0]), bool(through_lse(w, Arithmetic(merges=1)) > 1e-15)
     (0.0, True)
     """
@@ -65,7 +65,7 @@ def merging(weights: Weights, v: Array, out: Array, arithmetic: Arithmetic) -> A
     Examples
     --------
     >>> one = np.ones((1, 1))
-    >>> w = Weights(one, one, one, one, one, 0 * one, one, one, one)
+    >>> w = Weights(one, one, one, one, one, one, one, 0 * one, one, one, one)
     >>> float(merging(w, one, one, Arithmetic())[0, 0]), bool(merging(w, one, one, Arithmetic(merges=2)) > 0)
     (0.0, True)
     """

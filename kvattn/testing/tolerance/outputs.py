@@ -22,10 +22,11 @@ by key, what ``exp(lse_i - lse)`` is wrong by [T16].
 Statistical.  Independent roundings of variance ``u²/3``, eight standard deviations::
 
     Σ p_j² (v_j - o)² Var τ_j                            weights, with the total           [S3]
-    u_p²/3 Σ p_j² v_j²  + u_p |o|                        probabilities; alone, and all alike [S4]
+    (u_p² + u²)/3 Σ p_j² v_j²  + u_p |Σ p_j v_j|         rounding and product, each alone, and all alike; over the
+                                                         j whose weight is not 1 [S4]
     Σ_t min(u² S_t² / 3, x_t²)                           additions of x_t = p_t v_t to S_t; the same for the total [S5]
     |Σ of the x_t with |x_t| < u |S_t||                  additions in which x_t is lost     [S6]
-    Σ_g Var τ_g (Σ_{j in g} p_j (v_j - o))²              keys that are equal err alike      [S7]
+    Σ_g Var τ_g (Σ_{j in g} p_j (v_j - o))²              for keys that are equal, instead of the first  [S7]
     Σ_t min(u |S_t|, |x_t|) over t with equal keys       and are added with equal errors, where their values
         and equal values                                 are equal too (in the total: their weights)  [S10]
     u_store |o| + underflow                                                                 [S8]
@@ -106,12 +107,12 @@ def mixed(weights: Weights, v: Array, alike: Alike, arithmetic: Arithmetic) -> L
         error = moved + np.where(rest > 0, away / np.where(rest > 0, rest, 1), np.inf)  # [T12]
         worst = error + u_store * (np.abs(out) + error) + underflow(arithmetic.store)  # [T15]
 
-    rounding = (u_p**2 + u_sum**2) / 3 * (p**2 @ v**2)  # [S4]
+    rounding = (u_p**2 + u_sum**2) / 3 * (weights.rounded**2 @ v**2)  # [S4]
     rescaled = np.log2(1 + again) * u_sum**2 / 3 * 2 * out**2
-    finish = 2 * u**2 / 3 * out**2
+    finish = 2 * u**2 / 3 * out**2 * (total - 1 > u / 2)  # a total that rounds to 1 divides exactly
     variance = sums.variance + rounding + rescaled + finish + merging(weights, v, out, arithmetic)
     drift = sums.lost + sums.second + f + g * np.abs(out)
-    whole = (u_p + u_store) * np.abs(out) + underflow(arithmetic.store)  # [S4] [S8]
+    whole = u_p * np.abs(weights.rounded @ v) + u_store * np.abs(out) + underflow(arithmetic.store)  # [S4] [S8]
     statistical = SIGMAS * np.sqrt(variance) + drift + sums.together + whole
     everything = variance + (u_store * out) ** 2 / 3
     return closed(Limits(out, statistical, worst, everything, drift), weights, np.abs(v).max(0, initial=0), arithmetic)

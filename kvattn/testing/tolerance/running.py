@@ -89,8 +89,9 @@ def summed(weights: Weights, v: Array, out: Array, alike: Alike, arithmetic: Ari
     """
     p, u = weights.p, unit(arithmetic)
     rows, width = out.shape
-    variance = np.maximum(_about(p**2 * weights.variance, v, out), 0)  # [S3]
-    around = p * weights.variance
+    each = np.where(alike.keys >= 0, 0.0, weights.variance) + weights.later
+    variance = np.maximum(_about(p**2 * each, v, out), 0)  # [S3]
+    around = p * (weights.variance + weights.later)
     second = np.sqrt(np.maximum(_about(around, v, out), 0) * around.sum(1, keepdims=True))
     moved, lost, cut, together, running = (np.zeros_like(out) for _ in range(5))
     root, in_order, pairs = np.sqrt(3), arithmetic.order == "sequential", alike.pairs.any()
@@ -167,7 +168,7 @@ def additions(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Total:
     Examples
     --------
     >>> one = np.ones((1, 1))
-    >>> w = Weights(one, one, one, one, one, 0 * one, one, one, one)
+    >>> w = Weights(one, one, one, one, one, one, one, 0 * one, one, one, one)
     >>> float(additions(w, Alike(np.array([-1]), np.array([False])), Arithmetic("float32")).lost[0])
     0.0
     """
@@ -178,8 +179,8 @@ def additions(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Total:
     sums = np.minimum(u * np.cumsum(p, axis=1), p)
     share = (arithmetic.sum_ulp - 0.5) / arithmetic.sum_ulp
     lost = np.where(sums == p, p, 0.0).sum(1) + share * sums.sum(1)  # [S6]
-    below_top = (alike.keys >= 0) & (p * weights.total < 1)  # a weight of 1 is added without error
-    return Total((sums**2 / 3).sum(1), lost, np.where(below_top, sums, 0.0).sum(1))  # [S5] [S10]
+    erring = np.where(weights.rounded > 0, sums, 0.0)  # a weight of 1 is added without error
+    return Total((erring**2 / 3).sum(1), lost, np.where(alike.keys >= 0, erring, 0.0).sum(1))  # [S5] [S10]
 
 
 def _about(weight: Array, v: Array, out: Array) -> Array:

@@ -11,7 +11,7 @@ An online softmax shifts in steps that only go up, so that its shifts add up to 
 shared, and cancel.  Below the normal numbers of `compute` and of `probabilities` a weight may lose `absolute`, but
 never more than itself [T3].
 
-The variance of τ is that of the score, of the shift, and of exp [S2].
+The variance of τ is that of the score, of the shift, and of exp; the largest score has none of the last two [S2].
 """
 
 import math
@@ -38,7 +38,11 @@ class Weights(NamedTuple):
     absolute
         What underflow takes from a weight, in units of the total, ``[R, S']``.
     variance
-        Of τ, ``[R, S']``.
+        Of the part of τ that equal keys share, ``[R, S']``: score, shift, exp.
+    later
+        Of the part that rescales add, ``[R, 1]``.
+    rounded
+        ``p``, but 0 where the weight before division is 1, so that its roundings and products are exact, ``[R, S']``.
     top, total
         ``m`` and ``A``, ``[R, 1]``; 0 and 1 in rows that see nothing.
     shift
@@ -52,6 +56,8 @@ class Weights(NamedTuple):
     less: Array
     absolute: Array
     variance: Array
+    later: Array
+    rounded: Array
     top: Array
     total: Array
     shift: Array
@@ -61,7 +67,7 @@ class Weights(NamedTuple):
     def empty(self) -> Visible:
         """Rows that see nothing, ``[R]``.
 
-        >>> Weights(*([np.ones((1, 1))] * 8), np.zeros((1, 1))).empty
+        >>> Weights(*([np.ones((1, 1))] * 10), np.zeros((1, 1))).empty
         array([ True])
         """
         return np.asarray(self.keys[:, 0] == 0)
@@ -71,7 +77,7 @@ class Weights(NamedTuple):
         """``m + log A``, ``[R]``; -inf in rows that see nothing.
 
         >>> one = np.ones((1, 1))
-        >>> Weights(one, one, one, one, one, 0 * one, 2 * one, one, one).lse
+        >>> Weights(one, one, one, one, one, one, one, 0 * one, 2 * one, one, one).lse
         array([0.69314718])
         """
         found: Array = np.where(self.empty, -np.inf, (self.top + np.log(self.total))[:, 0])
@@ -138,7 +144,8 @@ def weighed(scores: Scores, arithmetic: Arithmetic) -> Weights:
         absolute = absolute + np.minimum(lost + underflow(arithmetic.probabilities), p + more)
     absolute = np.where(hidden, 0.0, absolute)  # [T3]
 
-    changes = 1 + np.log2(1 + rescales(count, arithmetic))
-    variance = scores.variance + u**2 / 3 * 2 * depth**2 + exp_error**2 / 3 * changes  # [S2]
+    variance = scores.variance + (2 * u**2 * depth**2 + exp_error**2 * (depth > 0)) / 3  # [S2]
     variance = np.where(hidden, 0.0, variance)
-    return Weights(p, more, less, absolute, variance, top, total, shift, count)
+    later = exp_error**2 / 3 * np.log2(1 + rescales(count, arithmetic))  # [S2]
+    rounded = p if divided else np.where(depth > 0, p, 0.0)
+    return Weights(p, more, less, absolute, variance, later, rounded, top, total, shift, count)
