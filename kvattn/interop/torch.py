@@ -74,7 +74,10 @@ def scaled_dot_product_attention(
     def tensor(x: NDArray[Any]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of arrays that may not be written
-            return torch.from_numpy(x if all(step >= 0 for step in x.strides) else np.ascontiguousarray(x))
+            forward = x if all(step >= 0 for step in x.strides) else np.ascontiguousarray(x)
+            if x.dtype.name == "bfloat16":  # ml_dtypes', which torch does not know
+                return torch.from_numpy(forward.view(np.uint16)).view(torch.bfloat16)
+            return torch.from_numpy(forward)
 
     attend: Any = torch.nn.functional.scaled_dot_product_attention
     more = next((tensor(np.asarray(x)) for x in (bias, mask) if x is not None), None)
@@ -82,6 +85,8 @@ def scaled_dot_product_attention(
         out = attend(
             tensor(q), tensor(k), tensor(v), more, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
+    if out.dtype == torch.bfloat16:
+        return np.asarray(out.view(torch.uint16).numpy()).view(q.dtype)
     return np.asarray(out.numpy())
 
 

@@ -94,3 +94,20 @@ def test_each_kernel_for_cpus_makes_the_same_choices(name: str) -> None:
     assert report.verdict == "convention", str(report)
     assert {f.fault_class for f in report.findings} == {"causal-align", "masked-nan"}
     assert report.arithmetic == "float64"
+
+
+@pytest.mark.peer
+@needs_torch
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sixteen_bits_go_in_and_come_out(dtype: str) -> None:
+    pytest.importorskip("ml_dtypes", reason="bfloat16 arrays are those of ml_dtypes, of the peers extra")
+    r = np.random.default_rng(0)
+    q, k, v = (r.standard_normal(shape).astype(dtype) for shape in ((2, 4, 3, 8), (2, 2, 5, 8), (2, 2, 5, 8)))
+    got = scaled_dot_product_attention(q, k, v)
+    assert got.dtype == q.dtype
+    wide = Planted(returns_lse=False)(*(x.astype(np.float64) for x in (q, k, v)))
+    assert np.abs(got.astype(np.float64) - wide).max() <= {"bfloat16": 2.0**-7, "float16": 2.0**-10}[dtype]
+    report = check(target(), dtype=dtype, cases=20)
+    assert report.verdict == "convention"
+    assert report.margin is not None
+    assert report.margin.worst < 1
