@@ -381,6 +381,8 @@ class _Comparison(NamedTuple):
         wanted = sorted({*self._wanted(b, self.before), *last, *self.line.held[b].tokens[self.before :]})
         if self.part.source:
             wanted = list(last)
+        if self.part.source:
+            self._no_more(b, field_number, rows, len(last))
         index = {int(position): place for place, position in enumerate(places)}
         taken = [index.get(token.position) for token in wanted]
         there = np.array([place for place in taken if place is not None], np.int64)
@@ -398,6 +400,16 @@ class _Comparison(NamedTuple):
             ]
             if faults:
                 raise min(faults, key=lambda fault: _TELLING.index(fault.kind))
+
+    def _no_more(self, b: int, field_number: int, rows: Array, count: int) -> None:
+        """Every query sees all of a source, so nothing may stand behind what its first append wrote."""
+        for head in range(HEADS):
+            for name in read(rows[head, count:]):
+                if name != "nothing" and self.line.held[b].source:
+                    what = ("keys", "values")[field_number]
+                    raise CacheFault(
+                        "row out of sight", f"behind the {count} {what}{self.where} of the source comes {name}"
+                    )
 
     def _in_sight(self, b: int, head: int, field_number: int, names: Sequence[Name | str], visible: Array) -> None:
         """Each query sees its rows, in any order, and no other."""

@@ -1,0 +1,345 @@
+"""``check_cache``: drive somebody's cache, and name what is wrong with it.
+
+First the scripts of `kvattn.testing.cache_diagnosis.scripts`, each compared with plain lists by
+`kvattn.testing.conformance.Session`.  Where one fails it is made small; then the models of
+`kvattn.testing.cache_diagnosis.habits` are asked which of them shows, in every script, exactly what this cache shows.
+The one that does is the finding's name; where none does, the finding is the failure itself, by the name that the
+session gave it, with the smallest script.  Rows of different sizes say whether scales come back right.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+import importlib
+import math
+from pathlib import Path
+import sys
+import textwrap
+from typing import Any, Literal
+
+from kvattn.errors import ArgumentError
+from kvattn.testing.cache_diagnosis.habits import Model, Suspect, suspects
+from kvattn.testing.cache_diagnosis.magnitudes import FAR, Sizes, read_sizes
+from kvattn.testing.cache_diagnosis.observing import Shown, alike, observe
+from kvattn.testing.cache_diagnosis.scripts import Script, scripts_of, smaller
+from kvattn.testing.conformance import CacheAdapter, CacheFault, Session
+from kvattn.testing.diagnosis.finding import Finding
+
+METHODS = ("start", "append", "rollback", "select", "branch")
+"""What an adapter has, beside ``capabilities``."""
+
+CLASSES = {
+    "lost row": "window-cache",
+    "resurrected row": "crop-rollback",
+    "stale after rollback": "crop-rollback",
+    "wrong owner": "batch-row-state",
+    "wrong order": "ring-wrap",
+    "alias after branch": "block-ownership",
+    "row out of sight": "window-cache",
+    "mangled row": "quantised-kv",
+    "silent overflow": "ring-wrap",
+    "wrong length": "byte-count",
+    "rows do not fit the mask": "window-cache",
+    "refused": "unclassified",
+    "changed by a refusal": "crop-rollback",
+}
+"""Where nothing is read out that says more: the class that a failure of each kind mostly belongs to."""
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What a check of a cache found.
+
+    Attributes
+    ----------
+    target
+        Name of what was checked.
+    findings
+        What is wrong.
+    scripts, failing
+        How many scripts ran, and how many failed.
+    notes
+        What else a reader should know.
+    seed
+        Of the drawn scripts.
+
+    Examples
+    --------
+    >>> from kvattn.testing.conformance import PagedAdapter
+    >>> report = check_cache(PagedAdapter(), drawn=5)
+    >>> report.verdict, report.findings, report.failing
+    ('pass', (), 0)
+    """
+
+    target: str
+    findings: tuple[Finding, ...]
+    scripts: int
+    failing: int
+    notes: tuple[str, ...]
+    seed: int
+
+    @property
+    def verdict(self) -> Literal["pass", "fault"]:
+        """Say ``"fault"`` if there is any finding.
+
+        >>> CacheReport("mine", (), 1, 0, (), 0).verdict
+        'pass'
+        """
+        return "fault" if self.findings else "pass"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``kvattn check --json`` prints.
+
+        >>> CacheReport("mine", (), 1, 0, (), 0).as_dict()["verdict"]
+        'pass'
+        """
+        return {
+            "schemaVersion": 1,
+            "target": self.target,
+            "verdict": self.verdict,
+            "findings": [finding.as_dict() for finding in self.findings],
+            "scripts": self.scripts,
+            "failing": self.failing,
+            "seed": self.seed,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        """Return the report as text that fits on one screen."""
+        lines = [f"{self.target}: {self.verdict}", f"  {self.scripts} scripts, {self.failing} failed; seed {self.seed}"]
+        for finding in self.findings[:6]:
+            lines += ["", f"  {finding.kind}: {finding.fault_class}"]
+            lines += textwrap.wrap(finding.detail, 100, initial_indent="    ", subsequent_indent="    ")
+            lines += ["    reproduce:", f"      {finding.reproduce}"]
+        if len(self.findings) > 6:
+            lines += ["", f"  and {len(self.findings) - 6} more: --json lists them"]
+        if self.notes:
+            lines += ["", *textwrap.wrap("; ".join(self.notes), 100, initial_indent="  ", subsequent_indent="  ")]
+        return "\n".join(lines)
+
+
+def check_cache(
+    adapter: CacheAdapter,
+    *,
+    name: str = "",
+    seed: int = 0,
+    drawn: int = 40,
+    progress: Callable[[str], None] = lambda _: None,
+) -> CacheReport:
+    """Check a cache behind the five methods of `kvattn.testing.conformance`.
+
+    Parameters
+    ----------
+    adapter
+        The cache, and what it declares; only that is driven.
+    name
+        How the report calls it; its class if empty.
+    seed, drawn
+        Of the drawn scripts, and how many.
+    progress
+        Called with the name of each step.
+
+    Returns
+    -------
+    CacheReport
+        Verdict and findings.
+
+    Raises
+    ------
+    ArgumentError
+        What is no adapter.
+
+    Examples
+    --------
+    >>> from kvattn.testing.planted_caches import PlantedCache
+    >>> report = check_cache(PlantedCache(select_keys_only=True), drawn=0)
+    >>> report.findings[0].fault_class, report.findings[0].parameters
+    ('beam-reorder', {'reorders': 'keys only'})
+    """
+    missing = [method for method in (*METHODS, "capabilities") if not hasattr(adapter, method)]
+    if missing:
+        raise ArgumentError(f"adapter must have {', '.join(METHODS)} and capabilities, got none called {missing[0]}")
+    can = adapter.capabilities
+    every = list(dict.fromkeys(scripts_of(can, seed, drawn)))
+    again = _run(adapter, every[0]) is None and _run(adapter, every[0])
+    if again:
+        detail = f"A new cache is not empty when the same steps run a second time: {again}."
+        found = Finding("stale-state", "fault", {"start": "keeps rows"}, detail, _line((*every[0], *every[0])))
+        return CacheReport(name or type(adapter).__name__, (found,), 2, 1, (), seed)
+    failures: list[tuple[Script, CacheFault]] = []
+    for number, steps in enumerate(every):
+        progress(f"script {number + 1} of {len(every)}")
+        fault = _run(adapter, steps)
+        if fault is not None:
+            failures.append((steps, fault))
+    findings: list[Finding] = []
+    notes: list[str] = []
+    progress("sizes")
+    sizes = _sizes(adapter)
+    notes += [
+        f"{one.field} comes back with a relative error of 2**{math.log2(one.error):.1f}" for one in sizes if one.error
+    ]
+    if failures:
+        progress("naming")
+        findings += _named(adapter, every, failures)
+    if any(one.wrong for one in sizes) and all(f.parameters.get("failure") == "mangled row" for f in findings):
+        findings, notes = [_of_sizes(one) for one in sizes if one.wrong], []
+    return CacheReport(
+        name or type(adapter).__name__, tuple(findings), len(every), len(failures), tuple(dict.fromkeys(notes)), seed
+    )
+
+
+def _run(adapter: CacheAdapter, steps: Script) -> CacheFault | None:
+    session = Session(adapter)
+    lines: dict[int, Any] = {}
+    try:
+        for verb, (line, *rest) in steps:
+            if verb == "start":
+                lines[line] = session.start(rest[0])
+            elif verb == "branch":
+                lines[rest[0]] = session.branch(lines[line])
+            elif lines[line].over:
+                return None
+            elif verb == "select":
+                session.select(lines[line], rest)
+            else:
+                (session.append if verb == "append" else session.rollback)(lines[line], rest[0])
+    except CacheFault as fault:
+        return fault
+    return None
+
+
+def _legal(steps: Script) -> bool:
+    known: set[int] = set()
+    for verb, (line, *rest) in steps:
+        if verb == "start":
+            known.add(line)
+        elif line not in known:
+            return False
+        elif verb == "branch":
+            known.add(rest[0])
+    return True
+
+
+def _smallest(adapter: CacheAdapter, steps: Script, kind: str, budget: int = 200) -> tuple[Script, CacheFault]:
+    """The script made smaller for as long as it fails in the same way."""
+    fault = _run(adapter, steps)
+    best, moved = steps, True
+    while moved and budget:
+        moved = False
+        for fewer in smaller(best):
+            if not budget:
+                break
+            if not _legal(fewer):
+                continue
+            budget -= 1
+            try:
+                found = _run(adapter, fewer)
+            except (ArgumentError, IndexError):
+                continue
+            if found is not None and found.kind == kind:
+                best, fault, moved = fewer, found, True
+                break
+    return best, fault if fault is not None else CacheFault(kind, "")
+
+
+def _named(
+    adapter: CacheAdapter, every: Sequence[Script], failures: Sequence[tuple[Script, CacheFault]]
+) -> list[Finding]:
+    ordered = sorted(failures, key=lambda failure: (len(failure[0]), str(failure[0])))
+    shown: dict[Script, tuple[Shown, ...]] = {}
+
+    def same(one: Suspect, steps: Script) -> bool:
+        if steps not in shown:
+            shown[steps] = observe(adapter, steps)
+        return alike(observe(Model(adapter.capabilities, one.habit), steps), shown[steps])
+
+    asked = [steps for steps, _ in ordered]
+    asked = asked[:12] + asked[12 :: max(1, len(asked) // 8)]  # the shortest, and some others
+    scores = {n: (0, one) for n, one in enumerate(suspects(adapter.capabilities))}
+    for number, steps in enumerate(asked):
+        scores = {n: (score + same(one, steps), one) for n, (score, one) in scores.items()}
+        most = max(score for score, _ in scores.values())
+        if number >= 4:  # those that explain next to nothing by now are no suspects any more
+            scores = {n: (score, one) for n, (score, one) in scores.items() if score >= most - 2}
+    most = max(score for score, _ in scores.values())
+    best = [one for score, one in scores.values() if score == most and 2 * score >= len(asked)]
+    right = [steps for steps in every if steps not in dict(failures)][::4]
+    best = [one for one in best if sum(same(one, steps) for steps in right) >= 0.9 * len(right)]
+    for steps in every if len(best) > 1 else ():
+        best = [one for one in best if same(one, steps)] or best
+        if len(best) == 1:
+            break
+    small, fault = _smallest(adapter, *_first(ordered))
+    if best:
+        one = best[0]
+        part = "" if most == len(asked) else f" (this explains {most} of {len(asked)} failing scripts)"
+        parameters = dict(one.parameters)
+        if len(best) > 1:
+            parameters["or"] = [{"class": other.fault_class, **other.parameters} for other in best[1:]]
+        return [Finding(one.fault_class, "fault", parameters, f"{one.words}{part}: {fault}.", _line(small))]
+    found = []
+    for kind in dict.fromkeys(fault.kind for _, fault in ordered):
+        steps = next(steps for steps, fault in ordered if fault.kind == kind)
+        small, fault = _smallest(adapter, steps, kind)
+        found.append(
+            Finding(
+                CLASSES[kind], "fault", {"failure": kind}, f"{str(fault)[0].upper()}{str(fault)[1:]}.", _line(small)
+            )
+        )
+    return found
+
+
+def _first(ordered: Sequence[tuple[Script, CacheFault]]) -> tuple[Script, str]:
+    return ordered[0][0], ordered[0][1].kind
+
+
+def _line(steps: Script) -> str:
+    return ", ".join(map(str, steps))
+
+
+def _sizes(adapter: CacheAdapter) -> list[Sizes]:
+    try:
+        return list(read_sizes(adapter))
+    except Exception:  # noqa: BLE001 - what a foreign cache raises was told by the scripts
+        return []
+
+
+def _of_sizes(sizes: Sizes) -> Finding:
+    what = "Keys" if sizes.field == "k" else "Values"
+    if sizes.varies:
+        words = f"{what} come back in other sizes, by a factor that varies along {' and '.join(sizes.varies)}"
+    else:
+        words = f"{what} come back {sizes.ratio:.3g} times as large"
+    parameters: dict[str, Any] = {
+        "field": sizes.field,
+        "varies": list(sizes.varies),
+        "ratio": round(sizes.ratio, 1 if sizes.ratio > 1 else 2),
+    }
+    within = f" (rounding stays within a factor of {math.exp(FAR):.2f})"
+    return Finding("quantised-kv", "fault", parameters, f"{words}{within}.", "read_sizes(adapter)")
+
+
+def load_cache(name: str) -> CacheAdapter | None:
+    """Import ``module:name`` where it is a cache adapter, or a class of one that takes no argument; None elsewhere.
+
+    >>> load_cache("kvattn.testing.conformance:PagedAdapter")
+    PagedAdapter(page=4)
+    >>> load_cache("math:sin") is None
+    True
+    """
+    module, colon, path = name.partition(":")
+    if not colon or not path:
+        return None
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        value: Any = importlib.import_module(module)
+        for step in path.split("."):
+            value = getattr(value, step)
+    except Exception:  # noqa: BLE001 - `kvattn.testing.targets.load` says what is wrong
+        return None
+    if not all(hasattr(value, method) for method in METHODS):
+        return None
+    adapter: CacheAdapter = value() if isinstance(value, type) else value
+    return adapter

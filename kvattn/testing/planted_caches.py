@@ -1,0 +1,552 @@
+"""Caches with one planted fault each, on arrays: what a check of caches must detect and name.
+
+`PlantedCache` grows its arrays, `PlantedPages` writes into pages of a pool through tables, `PlantedRing` keeps the last
+W rows, `PlantedCodes` stores int8 codes with scales.  Each is right unless told otherwise, and none shares code with
+the models of `kvattn.testing.cache_diagnosis.habits`.  `PLANTED_CACHES` lists one of each fault, with the class and the
+parameters that it must be named by; those without a class are outside every catalogue: to be detected, not named.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kvattn.testing.conformance.adapter import CacheAdapter, Capabilities, Part, Seen
+from kvattn.testing.conformance.rows import WIDTH
+from kvattn.testing.conformance.session import HEADS
+from kvattn.typing import Array
+
+_MADE: dict[int, "Grown"] = {}
+
+
+class Grown(NamedTuple):
+    """Keys and values so far."""
+
+    k: Array
+    v: Array
+    length: int
+
+
+@dataclass(frozen=True)
+class PlantedCache:
+    """Arrays that grow.
+
+    Attributes
+    ----------
+    rollback_extra, rollback_as_slice, rollback_skips
+        Tokens taken back beyond those asked for; ``x[:-n]``, which for 0 is nothing; ``"k"``, ``"v"`` or ``"kv"`` that
+        a rollback leaves as it is.
+    select_keys_only, select_values_only, select_nothing, select_inverse
+        What a select does.
+    loses
+        ``"first"``, ``"last"`` or ``"all but last"`` of several tokens onto a cache that is not empty.
+    head, row
+        Whose rows every head, every sequence gets.
+    swaps
+        Keys for values.
+    says
+        Tokens that it says it holds, beyond those it does.
+    in_place
+        A branch is the same cache.
+    keeps_old
+        A new cache goes on with the last one of the same batch.
+    capacity, overwrites
+        Slots, and whether a token beyond them overwrites the last.
+    source, source_grows
+        Only the first append is kept; or not.
+    zeroes, mixes
+        The place whose row is lost; whether a select swaps the newest two.
+
+    Examples
+    --------
+    >>> from kvattn.testing.conformance import Session
+    >>> Session(PlantedCache()).follow("start 2, append 5, rollback 2, append 1, select 1 0, append 2")
+    """
+
+    rollback_extra: int = 0
+    rollback_as_slice: bool = False
+    rollback_skips: str = ""
+    select_keys_only: bool = False
+    select_values_only: bool = False
+    select_nothing: bool = False
+    select_inverse: bool = False
+    loses: str = ""
+    head: int = -1
+    row: int = -1
+    swaps: bool = False
+    says: int = 0
+    in_place: bool = False
+    keeps_old: bool = False
+    capacity: int | None = None
+    overwrites: bool = False
+    source: bool = False
+    source_grows: bool = False
+    zeroes: int = -1
+    mixes: bool = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Everything, within the capacity.
+
+        >>> PlantedCache(capacity=9).capabilities.capacity
+        9
+        """
+        return Capabilities(parts=(Part(source=self.source),), capacity=self.capacity)
+
+    def start(self, batch: int) -> Any:
+        """Nothing yet, in a box that branches may share.
+
+        >>> PlantedCache().start(1)[0].length
+        0
+        """
+        empty = np.zeros((batch, HEADS, 0, WIDTH))
+        return [_MADE[batch] if self.keeps_old and batch in _MADE else Grown(empty, empty, 0)]
+
+    def append(self, cache: Any, k: Array, v: Array) -> tuple[Any, Sequence[Seen]]:
+        """The rows behind those that are there.
+
+        Raises
+        ------
+        MemoryError
+            Beyond the capacity.
+
+        Examples
+        --------
+        >>> rows = np.zeros((1, 2, 3, 64))
+        >>> PlantedCache().append(PlantedCache().start(1), rows, rows)[1][0].length
+        3
+        """
+        old: Grown = cache[0]
+        if self.row >= 0 and self.row < len(k):
+            k, v = (np.repeat(x[self.row : self.row + 1], len(x), axis=0) for x in (k, v))
+        count = k.shape[2]
+        if self.loses and count > 1 and old.length:
+            cut = {"first": slice(1, None), "last": slice(None, -1), "all but last": slice(-1, None)}[self.loses]
+            k, v = k[:, :, cut], v[:, :, cut]
+        if self.source and old.k.shape[2] and not self.source_grows:
+            new = Grown(old.k, old.v, old.length + count)
+        else:
+            keys, values = (np.concatenate(pair, axis=2) for pair in ((old.k, k), (old.v, v)))
+            new = Grown(keys, values, old.length + count)
+        if self.capacity is not None and new.length > self.capacity:
+            if not self.overwrites:
+                raise MemoryError("full")
+            kept = [*range(self.capacity - 1), new.k.shape[2] - 1]
+            new = Grown(new.k[:, :, kept], new.v[:, :, kept], new.length)
+        if 0 <= self.zeroes < new.k.shape[2]:
+            new.k[:, :, self.zeroes] = 0
+        if self.keeps_old:
+            _MADE[len(k)] = new
+        box = cache if self.in_place else [new]
+        box[0] = new
+        keys, values = (new.v, new.k) if self.swaps else (new.k, new.v)
+        if self.head >= 0:
+            keys, values = (np.repeat(x[:, self.head : self.head + 1], HEADS, axis=1) for x in (keys, values))
+        return box, [Seen(keys, values, length=new.length + self.says)]
+
+    def rollback(self, cache: Any, tokens: int) -> Any:
+        """The arrays cut.
+
+        >>> PlantedCache().rollback(PlantedCache().start(1), 0)[0].length
+        0
+        """
+        old: Grown = cache[0]
+        left = max(old.length - tokens - self.rollback_extra * (tokens > 0), 0)
+        if self.rollback_as_slice:
+            left = len(range(old.length)[:-tokens] if tokens >= 0 else range(old.length))
+        k = old.k if "k" in self.rollback_skips or self.source else old.k[:, :, :left]
+        v = old.v if "v" in self.rollback_skips or self.source else old.v[:, :, :left]
+        new = Grown(k, v, old.length if self.rollback_skips == "kv" else left)
+        if self.keeps_old:
+            _MADE[len(k)] = new
+        box = cache if self.in_place else [new]
+        box[0] = new
+        return box
+
+    def select(self, cache: Any, indices: Sequence[int]) -> Any:
+        """The sequences fetched.
+
+        >>> len(PlantedCache().select(PlantedCache().start(2), [0])[0].k)
+        1
+        """
+        old: Grown = cache[0]
+        chosen = np.array(indices)
+        stay = np.minimum(np.arange(len(indices)), len(old.k) - 1)
+        if self.select_inverse and sorted(indices) == list(range(len(old.k))):
+            chosen = np.argsort(chosen)
+        nothing = self.select_nothing
+        k = old.k[stay if nothing or self.select_values_only else chosen]
+        v = old.v[stay if nothing or self.select_keys_only else chosen]
+        if self.mixes and k.shape[2] > 1:
+            order = [*range(k.shape[2] - 2), k.shape[2] - 1, k.shape[2] - 2]
+            k, v = k[:, :, order], v[:, :, order]
+        new = Grown(k, v, old.length)
+        if self.keeps_old:
+            _MADE[len(k)] = new
+        return [new]
+
+    def branch(self, cache: Any) -> Any:
+        """The arrays again.
+
+        >>> PlantedCache().branch(PlantedCache().start(1))[0].length
+        0
+        """
+        return cache if self.in_place else list(cache)
+
+
+@dataclass(frozen=True)
+class PlantedPages:
+    """Pages of a pool, and a table for each sequence; a page that others hold is copied before it is written.
+
+    Attributes
+    ----------
+    page
+        Tokens of a page.
+    shares
+        It is written in place.
+    reverses
+        The table is read from its end.
+    skips
+        The last slot of every page is skipped by the write.
+
+    Examples
+    --------
+    >>> from kvattn.testing.conformance import Session
+    >>> Session(PlantedPages(3)).follow("start 2, append 5, rollback 2, append 1, select 1 0, append 2")
+    """
+
+    page: int
+    shares: bool = False
+    reverses: bool = False
+    skips: bool = False
+    pool: list[Array] = field(default_factory=list, compare=False, repr=False)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Everything.
+
+        >>> PlantedPages(3).capabilities.capacity is None
+        True
+        """
+        return Capabilities()
+
+    def start(self, batch: int) -> Any:
+        """Empty tables, and a length.
+
+        >>> PlantedPages(3).start(2)
+        ([[], []], 0)
+        """
+        return [[] for _ in range(batch)], 0
+
+    def append(self, cache: Any, k: Array, v: Array) -> tuple[Any, Sequence[Seen]]:
+        """Rows written into pages; a page that was begun is copied first.
+
+        >>> rows = np.zeros((1, 2, 3, 64))
+        >>> PlantedPages(2).append(PlantedPages(2).start(1), rows, rows)[0]
+        ([[0, 1]], 3)
+        """
+        tables, length = [list(table) for table in cache[0]], cache[1]
+        for b, table in enumerate(tables):
+            if length % self.page and not self.shares:
+                self.pool.append(self.pool[table[-1]].copy())
+                table[-1] = len(self.pool) - 1
+            for t in range(k.shape[2]):
+                place = length + t
+                if place // self.page == len(table):
+                    self.pool.append(np.zeros((2, HEADS, self.page, WIDTH)))
+                    table.append(len(self.pool) - 1)
+                if not self.skips or place % self.page < self.page - 1:
+                    self.pool[table[place // self.page]][:, :, place % self.page] = k[b, :, t], v[b, :, t]
+        length += k.shape[2]
+        empty = np.zeros((2, HEADS, 0, WIDTH))
+        read = []
+        for table in tables:
+            pages = [
+                self.pool[serial][:, :, : min(self.page, length - n * self.page)] for n, serial in enumerate(table)
+            ]
+            read.append(np.concatenate([empty, *(pages[::-1] if self.reverses else pages)], axis=2))
+        rows = np.stack(read, axis=1)
+        return (tables, length), [Seen(rows[0], rows[1], length=length)]
+
+    def rollback(self, cache: Any, tokens: int) -> Any:
+        """Tables cut to the pages that are left.
+
+        >>> PlantedPages(2).rollback(([[0, 1]], 3), 1)
+        ([[0]], 2)
+        """
+        left = max(cache[1] - max(tokens, 0), 0)
+        return [table[: -(-left // self.page)] for table in cache[0]], left
+
+    def select(self, cache: Any, indices: Sequence[int]) -> Any:
+        """Tables fetched; sequences that share a page copy it before they write.
+
+        >>> PlantedPages(2).select(([[0], [1]], 2), [1, 0])
+        ([[1], [0]], 2)
+        """
+        tables = [list(cache[0][i]) for i in indices]
+        if cache[1] % self.page and len(set(indices)) < len(indices):
+            for table in tables:  # a begun page each, whatever `shares` says of branches
+                self.pool.append(self.pool[table[-1]].copy())
+                table[-1] = len(self.pool) - 1
+        return tables, cache[1]
+
+    def branch(self, cache: Any) -> Any:
+        """The tables again.
+
+        >>> PlantedPages(2).branch(([[0]], 1))
+        ([[0]], 1)
+        """
+        return [list(table) for table in cache[0]], cache[1]
+
+
+@dataclass(frozen=True)
+class PlantedRing:
+    """The last rows only: what a window of W needs, and what rollbacks of one append need.
+
+    Attributes
+    ----------
+    window
+        W.
+    keeps
+        Rows kept between appends, W - 1 if None.
+    early
+        Cut to W rows before the queries of an append have read.
+    slots
+        Read in the order of their slots, ``position % W``.
+
+    Examples
+    --------
+    >>> from kvattn.testing.conformance import Session
+    >>> Session(PlantedRing(3)).follow("start 2, append 5, append 1, select 1 0, append 2")
+    """
+
+    window: int
+    keeps: int | None = None
+    early: bool = False
+    slots: bool = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """A window, and no rollback.
+
+        >>> PlantedRing(3).capabilities.rollback
+        0
+        """
+        return Capabilities(parts=(Part(window=self.window),), rollback=0)
+
+    def start(self, batch: int) -> Any:
+        """No rows, at position 0.
+
+        >>> PlantedRing(3).start(1)[2]
+        0
+        """
+        empty = np.zeros((batch, HEADS, 0, WIDTH))
+        return empty, empty, 0
+
+    def append(self, cache: Any, k: Array, v: Array) -> tuple[Any, Sequence[Seen]]:
+        """Kept rows and new ones, then only those to keep.
+
+        >>> rows = np.zeros((1, 2, 5, 64))
+        >>> PlantedRing(3).append(PlantedRing(3).start(1), rows, rows)[0][0].shape[2]
+        2
+        """
+        count, length = k.shape[2], cache[2] + k.shape[2]
+        both = [np.concatenate(pair, axis=2) for pair in ((cache[0], k), (cache[1], v))]
+        if self.early and count > 1:
+            both = [rows[:, :, -self.window :] for rows in both]
+        shown = both
+        if self.slots and length > self.window and both[0].shape[2] >= self.window:
+            last = np.arange(length - self.window, length)
+            order = last[np.argsort(last % self.window)] - length
+            shown = [np.concatenate([rows[:, :, : -self.window], rows[:, :, order]], axis=2) for rows in both]
+        keep = self.window - 1 if self.keeps is None else self.keeps
+        kept = (rows[:, :, max(0, rows.shape[2] - keep) :] for rows in both)
+        return (*kept, length), [Seen(shown[0], shown[1], length=length)]
+
+    def rollback(self, cache: Any, tokens: int) -> Any:
+        """Refused, but for none.
+
+        Raises
+        ------
+        RuntimeError
+            Any other number.
+
+        Examples
+        --------
+        >>> PlantedRing(3).rollback("cache", 0)
+        'cache'
+        """
+        if tokens:
+            raise RuntimeError("a ring forgets")
+        return cache
+
+    def select(self, cache: Any, indices: Sequence[int]) -> Any:
+        """Sequences fetched.
+
+        >>> len(PlantedRing(3).select(PlantedRing(3).start(2), [0])[0])
+        1
+        """
+        return cache[0][list(indices)], cache[1][list(indices)], cache[2]
+
+    def branch(self, cache: Any) -> Any:
+        """The same value.
+
+        >>> PlantedRing(3).branch("cache")
+        'cache'
+        """
+        return cache
+
+
+@dataclass(frozen=True)
+class PlantedCodes:
+    """int8 codes with a scale for each row.
+
+    Attributes
+    ----------
+    unscaled
+        ``"k"`` or ``"v"``: its scales are not applied.
+    of_head
+        The scale of this head is applied to all; -1 for its own.
+    of_token
+        The scale of this token is applied to all; -1 for its own.
+    factor
+        On every scale.
+
+    Examples
+    --------
+    >>> from kvattn.testing.conformance import Session
+    >>> Session(PlantedCodes()).follow("start 2, append 5, rollback 2, append 1, select 1 0, append 2")
+    """
+
+    unscaled: str = ""
+    of_head: int = -1
+    of_token: int = -1
+    factor: float = 1.0
+    store: PlantedCache = PlantedCache()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Everything.
+
+        >>> PlantedCodes().capabilities.rollback is None
+        True
+        """
+        return Capabilities()
+
+    def start(self, batch: int) -> Any:
+        """Nothing yet.
+
+        >>> PlantedCodes().start(1)[0].length
+        0
+        """
+        return self.store.start(batch)
+
+    def append(self, cache: Any, k: Array, v: Array) -> tuple[Any, Sequence[Seen]]:
+        """Rows as they are, and read through codes.
+
+        >>> rows = np.ones((1, 2, 1, 64))
+        >>> float(PlantedCodes().append(PlantedCodes().start(1), rows, rows)[1][0].keys[0, 0, 0, 0])
+        1.0
+        """
+        cache, (seen,) = self.store.append(cache, k, v)
+        keys, values = (self._read(x, name) for x, name in ((seen.keys, "k"), (seen.values, "v")))
+        return cache, [Seen(keys, values, length=seen.length)]
+
+    def _read(self, rows: Array, name: str) -> Any:
+        scales = np.abs(rows).max(axis=-1, keepdims=True, initial=0) / 127.0
+        codes = np.rint(rows / np.where(scales == 0, 1, scales))
+        if name == self.unscaled:
+            scales = np.full_like(scales, 1.0 / 127.0)
+        if self.of_head >= 0:
+            scales = np.repeat(scales[:, self.of_head : self.of_head + 1], HEADS, axis=1)
+        if self.of_token >= 0 and rows.shape[2] > self.of_token:
+            scales = np.repeat(scales[:, :, self.of_token : self.of_token + 1], rows.shape[2], axis=2)
+        return codes * scales * self.factor
+
+    def rollback(self, cache: Any, tokens: int) -> Any:
+        """As the store does.
+
+        >>> PlantedCodes().rollback(PlantedCodes().start(1), 0)[0].length
+        0
+        """
+        return self.store.rollback(cache, tokens)
+
+    def select(self, cache: Any, indices: Sequence[int]) -> Any:
+        """As the store does.
+
+        >>> len(PlantedCodes().select(PlantedCodes().start(2), [0])[0].k)
+        1
+        """
+        return self.store.select(cache, indices)
+
+    def branch(self, cache: Any) -> Any:
+        """As the store does.
+
+        >>> PlantedCodes().branch(PlantedCodes().start(1))[0].length
+        0
+        """
+        return self.store.branch(cache)
+
+
+class Planted(NamedTuple):
+    """An adapter with a fault, and how it must be named; no class where no catalogue has it."""
+
+    adapter: CacheAdapter
+    fault_class: str
+    parameters: dict[str, Any]
+
+
+def _planted() -> tuple[Planted, ...]:
+    right = PlantedCache()
+    rows: list[Planted] = [
+        *(Planted(replace(right, rollback_extra=n), "crop-rollback", {"extra": n}) for n in (1, -1, 2)),
+        Planted(replace(right, rollback_as_slice=True), "crop-rollback", {"zero": "empties"}),
+        Planted(replace(right, rollback_skips="v"), "crop-rollback", {"shortens": "keys only"}),
+        Planted(replace(right, rollback_skips="k"), "crop-rollback", {"shortens": "values only"}),
+        Planted(replace(right, rollback_skips="kv"), "crop-rollback", {"shortens": "nothing"}),
+        Planted(replace(right, select_keys_only=True), "beam-reorder", {"reorders": "keys only"}),
+        Planted(replace(right, select_values_only=True), "beam-reorder", {"reorders": "values only"}),
+        Planted(replace(right, select_nothing=True), "beam-reorder", {"reorders": "nothing"}),
+        Planted(replace(right, select_inverse=True), "beam-reorder", {"indices": "inverse"}),
+        *(Planted(replace(right, loses=n), "chunked-prefill", {"loses": n}) for n in ("first", "last", "all but last")),
+        *(Planted(replace(right, head=n), "gqa-map", {"head": n}) for n in (0, 1)),
+        *(Planted(replace(right, row=n), "batch-row-state", {"row": n}) for n in (0, 1)),
+        Planted(replace(right, swaps=True), "quantised-kv", {"fields": "swapped"}),
+        *(Planted(replace(right, says=n), "byte-count", {"length": n}) for n in (1, -1)),
+        Planted(replace(right, in_place=True), "block-ownership", {"shares": "all"}),
+        Planted(replace(right, keeps_old=True), "stale-state", {"start": "keeps rows"}),
+        *(
+            Planted(replace(right, capacity=n, overwrites=True), "ring-wrap", {"overflow": "overwrites the last"})
+            for n in (5, 9)
+        ),
+        Planted(replace(right, source=True, source_grows=True), "cross-cache", {"grows": True}),
+        *(Planted(PlantedPages(n, shares=True), "block-ownership", {"page": n}) for n in (2, 3, 4, 5, 7, 8)),
+        *(
+            Planted(PlantedPages(n, reverses=True), "paged-table", {"page": n, "order": "reversed"})
+            for n in (2, 3, 4, 5, 7, 8, 16)
+        ),
+        *(
+            Planted(PlantedPages(n, skips=True), "paged-table", {"page": n, "loses": "last of a page"})
+            for n in (2, 3, 4, 5, 8, 16)
+        ),
+        *(Planted(PlantedRing(n, keeps=n - 2), "window-cache", {"extra": -1}) for n in (3, 4, 6)),
+        *(Planted(PlantedRing(n, keeps=n - 3), "window-cache", {"extra": -2}) for n in (4, 6)),
+        *(
+            Planted(PlantedRing(n, early=True), "window-cache", {"evicts": "before all queries have read"})
+            for n in (2, 3, 6)
+        ),
+        *(Planted(PlantedRing(n, slots=True), "ring-wrap", {"order": "slots"}) for n in (3, 4)),
+        *(Planted(PlantedCodes(unscaled=n), "quantised-kv", {"field": n}) for n in ("k", "v")),
+        *(Planted(PlantedCodes(of_head=n), "quantised-kv", {"varies": ["head"]}) for n in (0, 1)),
+        Planted(PlantedCodes(of_token=0), "quantised-kv", {"varies": ["token"]}),
+        *(Planted(PlantedCodes(factor=n), "quantised-kv", {"ratio": n}) for n in (2.0, 0.5)),
+        Planted(replace(right, zeroes=4), "", {}),
+        Planted(replace(right, mixes=True), "", {}),
+        Planted(replace(right, loses="first", select_nothing=True), "", {}),
+    ]
+    return tuple(rows)
+
+
+PLANTED_CACHES: tuple[Planted, ...] = _planted()
+"""One inhabitant for each fault, parameters varied."""

@@ -1,0 +1,58 @@
+"""The report of a check of a cache: what it says, and what it does with caches that are none."""
+
+import json
+
+import pytest
+
+from kvattn.errors import ArgumentError
+from kvattn.testing.cache_checking import CLASSES, CacheReport, check_cache, load_cache
+from kvattn.testing.conformance import FAULTS, PagedAdapter, Session
+from kvattn.testing.planted_caches import PlantedCache, PlantedPages
+
+
+def test_every_failure_has_a_class() -> None:
+    assert set(CLASSES) == set(FAULTS)
+
+
+def test_the_smallest_script_fails_again() -> None:
+    report = check_cache(PlantedPages(3, shares=True), drawn=4)
+    finding = report.findings[0]
+    assert finding.parameters["page"] == 3
+    assert len(finding.reproduce.split(", ")) <= 5
+    assert "alias after branch" in finding.detail
+
+
+def test_a_fault_without_a_name_is_told_by_its_failure() -> None:
+    report = check_cache(PlantedCache(zeroes=4), drawn=0)
+    assert report.findings[0].parameters["failure"] == "lost row"
+    assert "key 4 of sequence 0" in report.findings[0].detail
+    assert report.findings[0].reproduce == "start 0 1, append 0 5"
+
+
+def test_what_is_no_adapter_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"adapter must have start, append, .* got none called start"):
+        check_cache(object())  # type: ignore[arg-type]
+
+
+def test_it_can_be_loaded_by_name() -> None:
+    assert load_cache("kvattn.testing.planted_caches:PlantedCache") == PlantedCache()
+    assert isinstance(load_cache("kvattn.testing.conformance:PagedAdapter"), PagedAdapter)
+    for other in ("math:sin", "no.such.module:x", "math", "math:"):
+        assert load_cache(other) is None
+
+
+def test_the_report_is_json() -> None:
+    report = check_cache(PlantedCache(says=1), drawn=0)
+    told = json.loads(json.dumps(report.as_dict()))
+    assert told["verdict"] == "fault"
+    assert told["findings"][0]["class"] == "byte-count"
+    assert isinstance(report, CacheReport)
+
+
+def test_a_source_that_grows_is_seen() -> None:
+    """Mutant of the session: rows behind a source were not looked at."""
+    from kvattn.testing.conformance import CacheFault
+
+    Session(PlantedCache(source=True)).follow("start 2, append 3, append 2")
+    with pytest.raises(CacheFault, match="row out of sight: behind the 3 keys of the source comes Name"):
+        Session(PlantedCache(source=True, source_grows=True)).follow("start 2, append 3, append 2")

@@ -1,0 +1,78 @@
+"""Every planted cache is detected, and named with its class and parameters; the right ones pass."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+import os
+from typing import Any
+
+import pytest
+
+from kvattn.testing.cache_checking import check_cache
+from kvattn.testing.conformance import CacheAdapter
+from kvattn.testing.planted_caches import (
+    _MADE,
+    PLANTED_CACHES,
+    Planted,
+    PlantedCache,
+    PlantedCodes,
+    PlantedPages,
+    PlantedRing,
+)
+
+DEEP = os.environ.get("KVATTN_PROFILE") == "deep"
+
+
+def told(one: Planted) -> str:
+    """What differs from the right one."""
+    values = ((f, getattr(one.adapter, f.name)) for f in fields(one.adapter) if f.name not in {"pool", "store"})  # type: ignore[arg-type]
+    return ", ".join(f"{f.name}={value}" for f, value in values if value != f.default)
+
+
+def chosen() -> Sequence[Planted]:
+    """All of them in the deep profile; elsewhere one of each kind, the middle of its parameters."""
+    kinds: dict[tuple[Any, ...], list[Planted]] = {}
+    for one in PLANTED_CACHES:
+        changed = tuple(part.partition("=")[0] for part in told(one).split(", "))
+        kinds.setdefault((type(one.adapter), one.fault_class, changed), []).append(one)
+    return PLANTED_CACHES if DEEP else [each[len(each) // 2] for each in kinds.values()]
+
+
+@pytest.mark.parametrize("one", chosen(), ids=told)
+def test_it_is_detected_and_named(one: Planted) -> None:
+    _MADE.clear()
+    report = check_cache(one.adapter, drawn=8 if DEEP else 0)
+    assert report.verdict == "fault"
+    assert report.failing or report.findings
+    if not one.fault_class:
+        assert all("failure" in f.parameters or f.fault_class == "chunked-prefill" for f in report.findings)
+        return
+    found = report.findings[0]
+    assert (found.fault_class, {**found.parameters, **one.parameters}) == (one.fault_class, dict(found.parameters))
+    assert "or" not in found.parameters, "no other name explains as much"
+    assert len(str(report).splitlines()) < 40
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        PlantedCache(),
+        PlantedCache(capacity=9),
+        PlantedCache(source=True),
+        PlantedPages(1),
+        PlantedPages(4),
+        PlantedRing(1),
+        PlantedRing(4),
+        PlantedCodes(),
+    ],
+    ids=str,
+)
+def test_the_right_ones_pass(right: CacheAdapter) -> None:
+    report = check_cache(right)
+    assert report.verdict == "pass", str(report)
+    assert report.failing == 0
+
+
+def test_there_are_enough() -> None:
+    assert len(PLANTED_CACHES) >= 60
+    assert len({one.fault_class for one in PLANTED_CACHES} - {""}) >= 11
+    assert sum(not one.fault_class for one in PLANTED_CACHES) == 3
