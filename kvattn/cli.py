@@ -43,6 +43,7 @@ examples:
   kvattn check
   kvattn check torch.nn.functional:scaled_dot_product_attention
   kvattn check mymodule:my_attention --dtype float32 --seed 7
+  kvattn check mymodule:MyCacheAdapter            five methods: kvattn.testing.conformance
 """
 
 _GOLDENS = """\
@@ -205,12 +206,26 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
+def _print_report(report: Any, options: argparse.Namespace) -> None:
+    if options.json:
+        _print_json(report.as_dict())
+        return
+    first, _, rest = str(report).partition("\n")
+    name, colon, _ = first.rpartition(":")
+    print(f"{name}{colon} {_painted(report.verdict, report.verdict, options)}\n{rest}")
+
+
 def _check(options: argparse.Namespace) -> int:
     show = _progress()
     if options.target is None:
         if options.write_test is not None:
             return _complain("--write-test needs a target, got none")
         return _check_installation(options, show)
+    from kvattn.testing.cache_checking import load_cache
+
+    cache = load_cache(options.target)
+    if cache is not None:
+        return _check_cache(options, cache, show)
     from kvattn.testing.checking import check
     from kvattn.testing.targets import load
 
@@ -222,18 +237,25 @@ def _check(options: argparse.Namespace) -> int:
         written = new_file(load(options.target), options.write_test)
     report = check(options.target, seed=options.seed, dtype=options.dtype, cases=cases, progress=show)
     show("")
-    if options.json:
-        _print_json(report.as_dict())
-    else:
-        first, _, rest = str(report).partition("\n")
-        name, colon, _ = first.rpartition(":")
-        print(f"{name}{colon} {_painted(report.verdict, report.verdict, options)}\n{rest}")
+    _print_report(report, options)
     if written is not None:
         from kvattn.testing.writing import text_of
 
         with written.open("x", encoding="utf-8") as file:
             file.write(text_of(load(options.target), report))
         print(f"written: {written}", file=sys.stderr)
+    return int(report.verdict == "fault")
+
+
+def _check_cache(options: argparse.Namespace, adapter: Any, show: Callable[[str], None]) -> int:
+    from kvattn.testing.cache_checking import check_cache
+
+    if options.write_test is not None:
+        return _complain("--write-test needs a function, got a cache; derive a class from CacheMachine for one")
+    drawn = 40 if options.cases is None else options.cases
+    report = check_cache(adapter, name=options.target, seed=options.seed, drawn=drawn, progress=show)
+    show("")
+    _print_report(report, options)
     return int(report.verdict == "fault")
 
 

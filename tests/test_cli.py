@@ -198,3 +198,12 @@ def test_without_hypothesis_the_installation_is_verified_from_a_seed(
 def test_with_hypothesis_it_draws(capsys: Captured) -> None:
     assert main(["check", "--cases", "1"]) == 0
     assert capsys.readouterr().out.rstrip().endswith("seed 0, drawn and shrunk by Hypothesis")
+
+
+def test_a_cache_is_checked_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "kvattn.testing.conformance:PagedAdapter", "--cases", "2"]) == 0
+    assert capsys.readouterr().out.startswith("kvattn.testing.conformance:PagedAdapter: pass\n  ")
+    assert main(["check", "kvattn.testing.conformance:PagedAdapter", "--cases", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "pass"
+    assert main(["check", "kvattn.testing.conformance:PagedAdapter", "--write-test"]) == 2
+    assert "derive a class from CacheMachine" in capsys.readouterr().err

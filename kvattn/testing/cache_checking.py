@@ -8,6 +8,7 @@ session gave it, with the smallest script.  Rows of different sizes say whether 
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 from dataclasses import dataclass
 import importlib
 import math
@@ -320,8 +321,15 @@ def _of_sizes(sizes: Sizes) -> Finding:
 
 
 def load_cache(name: str) -> CacheAdapter | None:
-    """Import ``module:name`` where it is a cache adapter, or a class of one that takes no argument; None elsewhere.
+    """Import ``module:name`` where it is a cache adapter, or a class of one; None elsewhere.
 
+    Raises
+    ------
+    ArgumentError
+        A class that needs arguments.
+
+    Examples
+    --------
     >>> load_cache("kvattn.testing.conformance:PagedAdapter")
     PagedAdapter(page=4)
     >>> load_cache("math:sin") is None
@@ -334,12 +342,18 @@ def load_cache(name: str) -> CacheAdapter | None:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        value: Any = importlib.import_module(module)
+        with contextlib.redirect_stdout(sys.stderr):
+            value: Any = importlib.import_module(module)
         for step in path.split("."):
             value = getattr(value, step)
     except Exception:  # noqa: BLE001 - `kvattn.testing.targets.load` says what is wrong
         return None
     if not all(hasattr(value, method) for method in METHODS):
         return None
-    adapter: CacheAdapter = value() if isinstance(value, type) else value
+    try:
+        adapter: CacheAdapter = value() if isinstance(value, type) else value
+    except TypeError as error:
+        raise ArgumentError(
+            f"target must be an adapter, or a class that takes no argument, got {name}: {error}"
+        ) from error
     return adapter

@@ -26,6 +26,7 @@ from kvattn.interop.transformers_caches import (  # noqa: E402 -- it skips witho
     repeated,
     static,
 )
+from kvattn.testing.cache_checking import check_cache  # noqa: E402
 from kvattn.testing.conformance import CacheAdapter, CacheFault, Session  # noqa: E402
 from kvattn.testing.machines import CacheMachine  # noqa: E402
 from tests.interop.cache_table import ROWS, TRANSFORMERS, H, printed  # noqa: E402
@@ -132,6 +133,15 @@ def test_what_holds_is_driven(name: str, adapter: TransformersCache, monkeypatch
         adapter: CacheAdapter = tested
 
     run_state_machine_as_test(Machine, settings=BRIEFLY)
+
+
+@pytest.mark.parametrize("name", [name for name in HOLDING if "offloaded" not in name and "HQQ" not in name])
+def test_a_check_has_no_false_alarm(name: str) -> None:
+    if "quanto" in name:
+        pytest.importorskip("optimum.quanto", reason="quantises for transformers; it is in no extra")
+    report = check_cache(HOLDING[name][-1], drawn=2)
+    assert report.verdict == "pass", str(report)
+    assert bool(report.notes) == (name == "QuantizedCache, fp8")
 
 
 def test_every_row_is_driven_with_what_it_says() -> None:

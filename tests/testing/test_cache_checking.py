@@ -37,6 +37,8 @@ def test_what_is_no_adapter_is_refused() -> None:
 def test_it_can_be_loaded_by_name() -> None:
     assert load_cache("kvattn.testing.planted_caches:PlantedCache") == PlantedCache()
     assert isinstance(load_cache("kvattn.testing.conformance:PagedAdapter"), PagedAdapter)
+    with pytest.raises(ArgumentError, match=r"a class that takes no argument, got .*PlantedRing: .*window"):
+        load_cache("kvattn.testing.planted_caches:PlantedRing")
     for other in ("math:sin", "no.such.module:x", "math", "math:"):
         assert load_cache(other) is None
 
