@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kvattn.errors import ArgumentError, MissingExtraError
+from kvattn.testing import kinds
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.diagnosis import (
     bends,
@@ -47,15 +48,16 @@ from kvattn.testing.diagnosis.behaviour import Behaviour
 from kvattn.testing.diagnosis.differential import Margin
 from kvattn.testing.diagnosis.finding import Finding, plain
 from kvattn.testing.diagnosis.lab import CONTRACT, Lab, Misshapen, Refused
-from kvattn.testing.targets import Target, load, target_of
+from kvattn.testing.targets import Target
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 """Element types that a check can run in."""
 
 _STEPS: tuple[tuple[str, tuple[str, ...], Callable[[Lab], None]], ...] = (
+    ("leftovers", (), leftovers.read_leftovers),
+    ("manners", (), manners.read_manners),
     ("number formats", (), precision.read_precision),
     ("head map", (), heads.read_heads),
-    ("manners", (), manners.read_manners),
     ("weights and scale", (), weights.read_weights),
     ("scale=", ("scale",), weights.read_given_scale),
     ("sinks=", ("sinks",), totals.read_sinks),
@@ -86,7 +88,6 @@ _STEPS: tuple[tuple[str, tuple[str, ...], Callable[[Lab], None]], ...] = (
     ("poison", (), edges.read_poison),
     ("extremes", (), edges.read_extremes),
     ("tails", (), tails.read_tails),
-    ("leftovers", (), leftovers.read_leftovers),
 )
 
 
@@ -199,7 +200,7 @@ class Report:
 
 
 def check(
-    target: str | Target | Callable[..., Any],
+    target: str | kinds.Checked | Callable[..., Any],
     *,
     seed: int = 0,
     dtype: str = "float64",
@@ -207,13 +208,13 @@ def check(
     cases: int = 80,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Check an attention function.
+    """Check an attention function, a rotation or a layer.
 
     Parameters
     ----------
     target
-        ``"module:callable"``, a callable of the contract's form, or a `Target`; the contract stands in
-        `kvattn.testing.targets`.
+        ``"module:callable"``, a callable of a contract's form, or a target; the contracts stand in
+        `kvattn.testing.kinds`.
     seed
         Seed of every case; the same seed gives the same report.
     dtype
@@ -255,10 +256,10 @@ def check(
         if find_spec("ml_dtypes") is None:
             raise MissingExtraError("ml_dtypes must be installed for dtype bfloat16, got no module ml_dtypes")
         importlib.import_module("ml_dtypes")  # so that NumPy knows the name
-    if isinstance(target, str):
-        target = load(target)
-    elif not isinstance(target, Target):
-        target = target_of(target)
+    target = kinds.load(target) if isinstance(target, str) else kinds.target_for(target)
+    if not isinstance(target, Target):
+        bench, drawn = kinds.look(target, seed=seed, dtype=dtype, cases=cases, progress=progress)
+        return _report_of(target, bench, drawn, seed, dtype)
     lab = Lab(target, seed=seed, dtype=dtype)
     with np.errstate(all="ignore"):  # what a wrong target returns may be anything
         margin = _look(lab, cases, arithmetic, progress)
@@ -282,6 +283,24 @@ def check(
 def _called(arithmetic: Arithmetic) -> str:
     inside, stored = arithmetic.compute, arithmetic.store
     return inside if inside == stored else f"{stored} (inside {inside})"
+
+
+def _report_of(target: kinds.Other, bench: kinds.Bench, margin: Margin | None, seed: int, dtype: str) -> Report:
+    """Say what was read of a rotation or a layer."""
+    if bench.findings and not target.setup:
+        bench.notes.append("In the lines that reproduce, f is the function that was checked")
+    return Report(
+        target=target.name,
+        findings=tuple(sorted(bench.findings, key=lambda finding: finding.kind)),
+        features=tuple(sorted(getattr(target, "features", ("positions",)))),
+        untested=getattr(target, "untested", ()),
+        dtype=dtype,
+        seed=seed,
+        arithmetic=bench.compute,
+        calls=bench.calls,
+        margin=margin,
+        notes=tuple(dict.fromkeys(bench.notes)),
+    )
 
 
 def _look(lab: Lab, cases: int, arithmetic: Arithmetic | None, progress: Callable[[str], None]) -> Margin | None:

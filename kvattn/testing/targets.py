@@ -12,7 +12,8 @@ are logits in the denominator; ``lse`` is ``[B, Hq, T]`` in natural logarithms. 
 adapter: a function of this form around yours.  The adapters that kvattn brings are in `kvattn.interop`.
 
 A function that has made another legal choice, and documents it, says so in an attribute:
-``attend.conventions = {"causal-align"}``; the names are those of `kvattn.testing.diagnosis.conventions`.
+``attend.conventions = {"causal-align"}``; the names are those of `kvattn.testing.diagnosis.conventions`.  One that
+takes 0 and -inf, or 0 and 1, for a mask says ``attend.mask_form = "additive"``, or ``"zero-one"``.
 """
 
 from collections.abc import Callable, Mapping
@@ -81,6 +82,8 @@ class Target:
         Pairs of keywords that it does not take together.
     untested
         Optional parameters that the contract does not know; they stay at their defaults.
+    mask_form
+        How it takes its mask: ``"boolean"``, ``"additive"`` (0 or -inf) or ``"zero-one"``.
 
     Examples
     --------
@@ -98,6 +101,7 @@ class Target:
     exclusive: frozenset[frozenset[str]] = frozenset()
     untested: tuple[str, ...] = ()
     required: frozenset[str] = field(default=frozenset())
+    mask_form: str = "boolean"
 
     def __call__(self, q: Returned, k: Returned, v: Returned, options: Mapping[str, Any]) -> Result:
         """Call the function; what it prints goes to stderr, what it warns is dropped.
@@ -168,10 +172,25 @@ window=None, scale=None, softcap=None, sinks=None, bias=None, mask=None) with an
         function=function,
         features=frozenset(features),
         setup=line if setup is None else setup,
-        conventions=frozenset(getattr(function, "conventions", ())),
+        conventions=_declared(function),
+        mask_form=_mask_form(function),
         untested=(*(p.name for p in unknown), *lonely),
         required=frozenset(p.name for p in known if p.default is p.empty),
     )
+
+
+def _declared(function: Callable[..., Any]) -> frozenset[str]:
+    given: Any = getattr(function, "conventions", frozenset())
+    if not isinstance(given, set | frozenset | tuple | list) or not all(isinstance(name, str) for name in given):
+        raise ArgumentError(f"conventions of target must be a set of class names, got {given!r}")
+    return frozenset(given)
+
+
+def _mask_form(function: Callable[..., Any]) -> str:
+    form = getattr(function, "mask_form", "boolean")
+    if form not in {"boolean", "additive", "zero-one"}:
+        raise ArgumentError(f"mask_form of target must be boolean, additive or zero-one, got {form!r}")
+    return str(form)
 
 
 def load(name: str) -> Target:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kvattn.core.definition import definition
 from kvattn.positions.alibi import slopes as paper_slopes
-from kvattn.testing.diagnosis.places import SEES, dense, key_places, query_places
+from kvattn.testing.diagnosis.places import SEES, dense, key_places, query_places, seen_by
 from kvattn.testing.diagnosis.recipe import Built, Sizes
 from kvattn.typing import Attended, Visible
 
@@ -160,7 +160,7 @@ class Behaviour:
         if options.get("window") is not None:
             keep &= i - j < options["window"] + self.extra_keys
         if options.get("mask") is not None:
-            keep &= options["mask"] if self.mask == "may see" else ~options["mask"]
+            keep &= seen_by(options["mask"]) if self.mask == "may see" else ~seen_by(options["mask"])
         return keep
 
     def bias(self, built: Built) -> NDArray[np.float64] | None:

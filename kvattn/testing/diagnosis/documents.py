@@ -92,6 +92,4 @@ def read_segments(lab: Lab) -> None:
     )
     cases = [lab.case(sizes, FLAT, **triangle, segments=SEGMENTS) for sizes in _SIZES]
     cases += [lab.case(sizes, FLAT, segments=SEGMENTS) for sizes in _SIZES if triangle]
-    read_sight(lab, "segments", cases, [*readings, first])
-    if triangle and lab.can("segments"):
-        read_sight(lab, "segments", cases[:2], [lost])
+    read_sight(lab, "segments", cases, [*readings, first, lost] if triangle else [*readings, first])

@@ -10,6 +10,7 @@ import numpy as np
 
 from kvattn.testing.diagnosis.behaviour import HEAD_MAPS
 from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.prose import reads_like
 from kvattn.testing.diagnosis.recipe import BY_BATCH, BY_HEAD, Sizes
 
 _SIZES = (Sizes(3, 8, 2, 5, 7, 26, 26), Sizes(2, 6, 3, 4, 6, 20, 20))
@@ -48,7 +49,7 @@ def read_heads(lab: Lab) -> None:
             lab.add(
                 "unclassified",
                 {"row_sum": total},
-                f"A row of probabilities sums to {total:.6g} without a sink, expected 1.",
+                f"A row of probabilities sums to {total:.6g} without a sink, expected 1. {reads_like(lab)}".strip(),
                 lab.case(sizes),
             )
             lab.stopped = True

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.places import seen_by
 from kvattn.testing.diagnosis.recipe import FLAT, Recipe, Sizes
 from kvattn.testing.diagnosis.sight import agree, describe, row_ratio
 from kvattn.typing import Visible
@@ -42,7 +43,7 @@ def read_mask(lab: Lab) -> None:
     ('mask-polarity', {'true_means': 'blocked'})
     """
     case = lab.case(_SIZES, FLAT, mask=_HOLES)
-    mask = np.asarray(case.build().options["mask"])
+    mask = seen_by(case.build().options["mask"])
     weights = lab.weights(case)
     read = lab.support(case)
     if agree(mask, read):
@@ -86,7 +87,7 @@ def _shapes(lab: Lab) -> None:
     for shape in ("({B}, 1, {T}, {S})", "(1, {Hq}, {T}, {S})", "({T}, {S})", "({B}, 1, 1, {S})", "(1, 1, {T}, {S})"):
         text = f"(r.random({shape}) < 0.5) | (np.arange({{S}}) == {{S}} - 1)"
         case: Recipe = lab.case(_SIZES, FLAT, mask=text)
-        mask = np.asarray(case.build().options["mask"])
+        mask = seen_by(case.build().options["mask"])
         full = np.broadcast_to(mask, (_SIZES.B, _SIZES.Hq, _SIZES.T, _SIZES.S))
         try:
             read = lab.support(case)

@@ -11,7 +11,7 @@ from kvattn.testing.diagnosis.readings import Reading, read_sight, with_options,
 from kvattn.testing.diagnosis.recipe import FLAT, Built, Sizes
 from kvattn.typing import Visible
 
-LENGTHS = "np.minimum({S}, np.array([7, 4, 9])[:{B}])"
+LENGTHS = "np.minimum({S}, np.array([7, 4, 8])[:{B}])"
 """Lengths of three sequences, none of them a whole number of pages."""
 
 STARTS = "np.array([2, 0, 3])[:{B}]"

@@ -1,10 +1,11 @@
 """Paged keys and values: which page and slot ``block_table`` leads to, and where the last page ends.
 
-Method: each value is a unit vector of its sequence and position, so that an output row lists the slots that
-were read; slots that hold nothing are NaN.  A reading says which slots it would read.
+Method: each slot of the pool holds a unit vector of its own, so that an output row lists the slots that were
+read.  A reading says which slots it would read.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvattn.testing.diagnosis.lab import Lab
-from kvattn.testing.diagnosis.recipe import FLAT, PAGE, TABLE, Recipe, Sizes
+from kvattn.testing.diagnosis.recipe import FLAT, PAGE, RANDOM, TABLE, Recipe, Sizes
 
-_BY_SLOT = "np.zeros(({B}, {Hkv}, {S}, {Dv})) + np.eye({B} * {S}, {Dv}).reshape({B}, 1, {S}, {Dv})"
+_BY_SLOT = "v = np.zeros((*v.shape[:3], v.shape[0] * 4)) + np.eye(v.shape[0] * 4).reshape(-1, 1, 4, v.shape[0] * 4)"
+"""Every slot of the pool has a unit vector of its own, whether a sequence holds it or not."""
+
 _LENGTHS = ("np.array([{S}, 5, 4])[:{B}]", "np.array([8, 3, 9])[:{B}]")
-_SIZES = Sizes(3, 4, 2, 1, 11, 4, 33)
+_SIZES = Sizes(3, 4, 2, 1, 11, 4, 4)
 
 Slots = list[tuple[int, int]]
 
@@ -82,8 +85,10 @@ def read_pages(lab: Lab) -> None:
     >>> lab.findings[0].fault_class, lab.findings[0].parameters["reads"]
     ('paged-table', "the page before at each page's first slot")
     """
-    cases = [lab.case(_SIZES, FLAT, _BY_SLOT, lengths=text, block_table=TABLE) for text in _LENGTHS]
-    read = [lab.see(case).out[:, 0, 0] for case in cases]  # [B, B · S]
+    cases = [
+        replace(lab.case(_SIZES, FLAT, RANDOM, lengths=text, block_table=TABLE), edits=(_BY_SLOT,)) for text in _LENGTHS
+    ]
+    read = [lab.see(case).out[:, 0, 0] for case in cases]  # [B, N · P]
     for n, name in enumerate(READINGS):
         if all(_agrees(case, name, out) for case, out in zip(cases, read, strict=True)):
             if n:
@@ -92,33 +97,20 @@ def read_pages(lab: Lab) -> None:
     _report(lab, cases, read, "")
 
 
-def _wanted(case: Recipe, name: str) -> list[NDArray[np.float64] | None]:
-    """Rows of weights that a reading gives; None where it reads a slot that holds nothing."""
+def _wanted(case: Recipe, name: str) -> NDArray[np.float64]:
+    """Weights of the pool's slots that a reading gives, ``[B, N · P]``."""
     built = case.build()
-    table, lengths = built.options["block_table"], built.options["lengths"]
-    owners = {
-        (int(page), s % PAGE): (b, s) for b, row in enumerate(table) for s, page in enumerate(np.repeat(row, PAGE))
-    }
-    rows: list[NDArray[np.float64] | None] = []
+    lengths = built.options["lengths"]
+    rows = np.zeros((len(lengths), built.v.shape[-1]))
     for b, n in enumerate(lengths):
-        slots = READINGS[name](table, b, int(n))
-        held = [owners.get(slot) for slot in slots]
-        row = np.zeros(case.sizes.B * case.sizes.S)
-        full = bool(slots)
-        for owner in held:
-            if owner is None or owner[1] >= lengths[owner[0]]:
-                full = False
-                break
-            row[owner[0] * case.sizes.S + owner[1]] += 1 / len(slots)
-        rows.append(row if full else None)
+        slots = READINGS[name](built.options["block_table"], b, int(n))
+        for page, slot in slots:
+            rows[b, (page * PAGE + slot) % rows.shape[1]] += 1 / len(slots)
     return rows
 
 
 def _agrees(case: Recipe, name: str, out: NDArray[np.float64]) -> bool:
-    return all(
-        bool(np.isnan(got).any()) if want is None else bool(np.allclose(got[: want.size], want, rtol=0, atol=1e-3))
-        for got, want in zip(out, _wanted(case, name), strict=True)
-    )
+    return bool(np.allclose(out, _wanted(case, name), rtol=0, atol=1e-3))
 
 
 def _report(lab: Lab, cases: list[Recipe], read: list[NDArray[np.float64]], name: str) -> None:
@@ -130,15 +122,10 @@ def _report(lab: Lab, cases: list[Recipe], read: list[NDArray[np.float64]], name
         lab.add("paged-table", {"argument": "block_table", "reads": name}, detail, case)
         return
     wanted = _wanted(case, first)
-    b = next(n for n, w in enumerate(wanted) if w is None or not np.allclose(out[n][: w.size], w, rtol=0, atol=1e-3))
-    size = case.sizes.S
-    slots = (
-        ["NaN"]
-        if np.isnan(out[b]).any()
-        else [f"{s % size} of sequence {s // size}" for s in np.flatnonzero(out[b] > 1e-6)]
+    b = int(np.argmax(np.abs(out - wanted).max(-1)))
+    slots, due = (
+        [f"{s // PAGE}:{s % PAGE}" for s in np.flatnonzero(~(np.abs(row) <= 1e-6))] for row in (out[b], wanted[b])
     )
-    n = int(case.build().options["lengths"][b])
-    detail = (
-        f"A paged call of {n} keys reads {', '.join(slots[:6]) or 'nothing'}, expected keys 0-{n - 1} of sequence {b}."
-    )
+    detail = f"Sequence {b} of a paged call reads the slots (page:slot) {', '.join(slots[:8]) or 'none'}"
+    detail += f"{', …' if len(slots) > 8 else ''}, expected {', '.join(due[:8])}{', …' if len(due) > 8 else ''}."
     lab.add("paged-table", {"argument": "block_table", "reads": "other", "slots": slots[:12]}, detail, case)

@@ -46,22 +46,34 @@ def _gathered(pool: NDArray[np.floating], table: Places) -> NDArray[np.floating]
 
 
 def paged(x: NDArray[Any], table: Places, lengths: Places) -> NDArray[Any]:
-    """Lay keys or values ``[B, Hkv, S, D]`` out in the pages of a table; what holds no key is NaN.
+    """Lay keys or values ``[B, Hkv, S, D]`` out in the pages of a table; slots that hold no key are full of sevens.
 
     >>> pool = paged(np.ones((1, 1, 5, 2)), np.array([[2, 0]]), np.array([5]))
     >>> pool[:, 0, :, 0]
-    array([[ 1., nan, nan, nan],
-           [nan, nan, nan, nan],
-           [ 1.,  1.,  1.,  1.]])
+    array([[1., 7., 7., 7.],
+           [7., 7., 7., 7.],
+           [1., 1., 1., 1.],
+           [7., 7., 7., 7.],
+           [7., 7., 7., 7.]])
     """
     batch, heads, count, width = x.shape
-    rows = np.full((batch, heads, table.shape[1] * PAGE, width), np.nan, x.dtype)
+    rows = np.full((batch, heads, table.shape[1] * PAGE, width), 7.0, x.dtype)
     rows[:, :, :count] = x
     for b, length in enumerate(lengths):
-        rows[b, :, length:] = np.nan
-    pool = np.full((int(table.max()) + 1, heads, PAGE, width), np.nan, x.dtype)
+        rows[b, :, length:] = 7.0
+    pool = np.full((table.size + 3, heads, PAGE, width), 7.0, x.dtype)
     pool[table] = rows.reshape(batch, heads, -1, PAGE, width).swapaxes(1, 2)
     return pool
+
+
+def seen_by(mask: Any) -> Visible:
+    """Return what a mask shows, in whichever form of `kvattn.testing.diagnosis.recipe.MASK_FORMS` it is.
+
+    >>> seen_by([True, False]).tolist(), seen_by([0.0, -np.inf]).tolist(), seen_by([1, 0]).tolist()
+    ([True, False], [True, False], [True, False])
+    """
+    given = np.asarray(mask)
+    return given == 0 if np.issubdtype(given.dtype, np.floating) else given.astype(np.bool_)
 
 
 def keys_of(built: Built) -> Places:

@@ -14,10 +14,10 @@ from kvattn.testing.diagnosis.readings import Reading, read_sight
 from kvattn.testing.diagnosis.recipe import FLAT, Built, Sizes
 from kvattn.typing import Visible
 
-KEYS = "np.array([[5, 6, 7, 0, 1, 2, 3, 4], [7, 0, 1, 2, 3, 4, 5, 6], [2, 0, 3, 1, 6, 7, 5, 4]])[:{B}, :{S}] + 10"
+KEYS = "np.array([[5, 6, 7, 0, 1, 2, 3, 4], [7, 0, 1, 2, 3, 4, 5, 6], [2, 0, 3, 1, 6, 7, 5, 4]])[:{B}, :{S}] + 2"
 """Keys of three rings."""
 
-QUERIES = "np.array([[3, 4, 5], [5, 6, 7], [2, 4, 7]])[:{B}, :{T}] + 10"
+QUERIES = "np.array([[2, 3, 4], [5, 6, 7], [2, 4, 7]])[:{B}, :{T}] + 2"
 """Queries that stand among them, those of the last sequence not in a row."""
 
 _SIZES = Sizes(3, 4, 2, 3, 8, 12, 12)

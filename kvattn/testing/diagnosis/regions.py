@@ -190,7 +190,6 @@ def read_prefix(lab: Lab) -> None:
         *(reading(f"a prefix of p {by:+d} keys", partial(grown, by)) for by in (1, -1)),
         reading("the prefix alone", lambda i, j, o: j < column(o)),
         reading("the prefix hidden", lambda i, j, o: (j <= i) & (j >= column(o))),
-        reading("the prefix seen by itself alone", lambda i, j, o: (j <= i) | ((j < column(o)) & (i < column(o)))),
         reading("causal AND prefix", lambda i, j, o: (j <= i) & (j < column(o))),
         reading("everything from the prefix on", lambda i, j, o: (j <= i) | (j >= column(o))),
     ]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kvattn.testing.diagnosis.behaviour import Behaviour
 from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.places import key_places, query_places
 from kvattn.testing.diagnosis.recipe import FLAT, Built, Recipe, Sizes
 from kvattn.typing import Visible
 
@@ -126,11 +127,22 @@ def _name_odd_causal(lab: Lab, cases: list[Recipe], read: list[Visible]) -> None
     if agree(np.triu(np.ones((_SQUARE.T, _SQUARE.S), np.bool_)), read[1][0, 0]):
         lab.add("mask-polarity", {"argument": "causal"}, "causal=True hides the past and shows the future.", cases[1])
         return
+    for group in (2, 4, 8, 16, 3):
+        if all(agree(_grouped(lab.behaviour, case.build(), group), r) for case, r in zip(cases, read, strict=True)):
+            detail = f"Rows share a triangle in groups of {group}: each sees what the last of its group may see."
+            lab.add("mask-compose", {"argument": "causal", "row_group": group}, detail, cases[1])
+            return
     n = next(i for i, (w, r) in enumerate(zip(wanted, read, strict=True)) if not agree(w, r))
     parameters, words = describe(wanted[n], read[n])
     size = cases[n].sizes
     detail = f"With causal=True, T={size.T}, S={size.S}, {words}."
     lab.add("mask-compose", {"argument": "causal", **parameters}, detail, cases[n])
+
+
+def _grouped(behaviour: Behaviour, built: Built, group: int) -> Visible:
+    """Return what is seen where rows of one group share the last one's triangle."""
+    i, j = query_places(built, behaviour.anchor, behaviour.shift), key_places(built)
+    return np.broadcast_to(j <= i // group * group + group - 1, (*built.q.shape[:3], built.k.shape[2]))
 
 
 def _read_tall(lab: Lab) -> None:
@@ -147,6 +159,13 @@ def _read_tall(lab: Lab) -> None:
         if agree(replace(lab.behaviour, anchor=anchor).visible(case.build()), read):
             detail = f"With T > S the causal triangle is tied to the {anchor.replace('_', '-')} corner."
             lab.add("causal-align", {"anchor": anchor, "when": "T > S"}, detail, case, kind="convention")
+            return
+    offset = _TALL.S - _TALL.T
+    for name, wrapped in (("unsigned", 2**32 + offset), ("absolute", -offset)):
+        table = np.arange(_TALL.S) <= np.arange(_TALL.T)[:, None] + wrapped
+        if agree(np.broadcast_to(table, read.shape), read):
+            detail = f"With T={_TALL.T}, S={_TALL.S} the offset S - T = {offset} is taken {name}: later keys are seen."
+            lab.add("causal-align", {"when": "T > S", "offset": name}, detail, case)
             return
     parameters, words = describe(lab.behaviour.visible(case.build()), read)
     lab.add("causal-align", {"when": "T > S", **parameters}, f"With T={_TALL.T}, S={_TALL.S}, {words}.", case)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kvattn.testing.diagnosis.behaviour import GIVEN, SCALES
 from kvattn.testing.diagnosis.heads import name_map
 from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.prose import reads_like
 from kvattn.testing.diagnosis.recipe import FLAT, LOUD, MILD, Recipe, Sizes
 
 _SIZES = (Sizes(3, 8, 2, 5, 7, 26, 26), Sizes(2, 6, 3, 4, 6, 20, 20))
@@ -60,7 +61,7 @@ def read_weights(lab: Lab) -> None:
                 "unclassified",
                 {"largest_residual": round(float(rest.min(-1).max()), 4), "slope": round(float(used.mean()), 6)},
                 "The logarithms of the weights are no linear function of q·k of any one key head: the best line has"
-                f" slope {used.mean():.4g} and leaves {rest.min(-1).max():.3g}.",
+                f" slope {used.mean():.4g} and leaves {rest.min(-1).max():.3g}. {reads_like(lab)}".strip(),
                 recipe,
             )
             lab.stopped = True

@@ -88,7 +88,7 @@ class Planted:
     sink_factor, sink_count
         Factor on the sink logits, and how often each enters the denominator.
     sink_in
-        Part of a split call that counts the sinks: ``"last"``, ``"each"``, ``"none"``.
+        Parts of a split call that count the sinks: ``"last"``, ``"each"``, ``"none"``.
     bias_factor
         Factor on the bias.
     bias_place
@@ -199,7 +199,8 @@ class Planted:
             scores = scores + penalty
         if given["mask"] is not None and self.mask_reads == "added":
             scores = scores + given["mask"]
-        scores = self._("hidden", x=scores, keep=keep["all"], **{f"keep_{n}": x for n, x in keep.items()})
+        planes = [seen for name, seen in keep.items() if name != "all"]
+        scores = self._("hidden", x=scores, keep=keep["all"], planes=planes)
         keep["all"] = keep["all"] if "hidden" not in self.formulas else np.ones_like(keep["all"])
         if given["softcap"] is not None and self.cap_last:
             scores = _formula(self.cap, s=scores, x=raw, a=a, c=float(given["softcap"]))
@@ -246,9 +247,11 @@ class Planted:
         for name, key in (("at", "q_positions"), ("key at", "k_positions")):
             axes = (slice(None), None, slice(None), None) if name == "at" else (slice(None), None, None, slice(None))
             names["given"] = None if given[key] is None else np.asarray(given[key])[axes]
+            names["placed"] = given[key] is not None
             use = given[key] is not None and name not in self.formulas
             names["at" if name == "at" else "j"] = names["given"] if use else self._(name, **names)
         corner = self.anchor == "top_left" and given["q_positions"] is None
+        names["placed"] = given["q_positions"] is not None
         names["i"] = names["at"] + self.shift - (names["n"] - length if corner else 0)
         return names
 
@@ -312,26 +315,29 @@ class Planted:
         sinks, count = given["sinks"], max(1, int(given["splits"] or 1))
         cuts = np.array_split(np.arange(scores.shape[-1]), count)
         counted = {"last": [n == count - 1 for n in range(count)], "each": [True] * count, "none": [False] * count}
+        if count == 1:
+            return self._mix(scores, keep, v, sinks, given, self)
+        plain = Planted(**{**vars(self), "empty": "zero", "formulas": {**self.formulas, "lse": "l"}})
         parts = [
-            self._mix(scores[..., cut], keep[..., cut], v[:, :, cut], sinks if with_sinks else None, given)
+            self._mix(scores[..., cut], keep[..., cut], v[:, :, cut], sinks if with_sinks else None, given, plain)
             for cut, with_sinks in zip(cuts, counted[self.sink_in], strict=True)
         ]
-        if count == 1:
-            return parts[0]
         lse = np.stack([part[1] for part in parts], -1)
         most = lse.max(-1, keepdims=True)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            safe = np.where(np.isneginf(most), 0, most) if self.empty == "zero" else most
+            safe = np.where(np.isneginf(most), 0, most)
             shares = np.broadcast_to(self._("part", l=lse, most=safe), lse.shape)
             total = shares.sum(-1, keepdims=True)
-            shares = shares / np.where((total == 0) & (self.empty == "zero"), 1, total)
+            shares = shares / np.where((total == 0) & (self.empty != "nan"), 1, total)
             whole = np.log(total[..., 0]) + safe[..., 0]
-        out = sum(shares[..., n, None] * part[0] for n, part in enumerate(parts))
+        out: Any = sum(shares[..., n, None] * part[0] for n, part in enumerate(parts))
         weights = np.concatenate([shares[..., n, None] * part[2] for n, part in enumerate(parts)], -1)
+        if self.empty == "mean" and sinks is None:
+            out = np.where(keep.any(-1, keepdims=True), out, v.mean(2, keepdims=True))
         return np.asarray(out), whole, weights
 
     def _mix(
-        self, scores: Array, keep: Visible, v: Array, sinks: Array | None, given: dict[str, Any]
+        self, scores: Array, keep: Visible, v: Array, sinks: Array | None, given: dict[str, Any], ways: "Planted"
     ) -> tuple[Array, Array, Array]:
         """Softmax with sinks, and the mix of the values."""
         logits = None if sinks is None else self.sink_factor * sinks[:, None, None]
@@ -351,9 +357,9 @@ class Planted:
                 total = total + self.sink_count * self._("sinks", z=logits, top=top, total=total)
             total = self._round("total", total)
             sink = 0.0 if logits is None else self.sink_count * np.exp(logits - top)
-            lse = self._("lse", l=top + np.log(total), top=top, total=total, sink=sink, S=scores.shape[-1])[..., 0]
-            weights = weights / np.where((total == 0) & (self.empty != "nan"), 1, total) * gate
-        if self.empty == "mean":
+            lse = ways._("lse", l=top + np.log(total), top=top, total=total, sink=sink, S=scores.shape[-1])[..., 0]
+            weights = weights / np.where((total == 0) & (ways.empty != "nan"), 1, total) * gate
+        if ways.empty == "mean":
             weights = np.where(keep.any(-1, keepdims=True) | (sinks is not None), weights, 1 / scores.shape[-1])
         weights = self._round("probabilities", weights)
         mixed = weights

@@ -25,23 +25,24 @@ HEADS = (
     ),
 )
 
-SCALES = tuple(
-    Mutant(f"default scale {rule}", Planted(scale=rule), "scale", {"rule": rule})
-    for rule in (
-        "1",
-        "2 / sqrt(D)",
-        "0.5 / sqrt(D)",
-        "1 / D",
-        "1 / sqrt(Hq * D)",
-        "1 / sqrt(Hkv * D)",
-        "1 / sqrt(S)",
-        "1 / sqrt(D + 1)",
-        "sqrt(D)",
-        "0",
-        "-1 / sqrt(D)",
-        "log(S) / sqrt(D)",
-    )
-) + (
+SCALES = (
+    *(
+        Mutant(f"default scale {rule}", Planted(scale=rule), "scale", {"rule": rule})
+        for rule in (
+            "1",
+            "2 / sqrt(D)",
+            "0.5 / sqrt(D)",
+            "1 / D",
+            "1 / sqrt(Hq * D)",
+            "1 / sqrt(Hkv * D)",
+            "1 / sqrt(S)",
+            "1 / sqrt(D + 1)",
+            "sqrt(D)",
+            "0",
+            "-1 / sqrt(D)",
+            "log(S) / sqrt(D)",
+        )
+    ),
     Mutant(
         "default scale off by a factor", Planted(scale="1.37 / sqrt(D)"), "scale", {"rule": "other", "factor": 1.37}
     ),

@@ -1,4 +1,4 @@
-"""Planted faults of who sees whom: triangle, window, masks, padding, chunks, prefixes, documents, trees, places, pages."""
+"""Planted faults of who sees whom: triangle, window, masks, padding, regions, documents, trees, places, pages."""
 
 from kvattn.testing.planted.attention import Planted
 from kvattn.testing.planted.mutant import Mutant
@@ -22,9 +22,24 @@ TRIANGLE = (
     Mutant(
         "top left, one early", Planted(anchor="top_left", shift=-1), "causal-align", {"anchor": "top_left", "shift": -1}
     ),
-    _sees("offset that wraps", "causal", "j - t <= (n - T) % 2**32", "causal-align", offset="unsigned"),
-    _sees("offset by its absolute value", "causal", "j - t <= abs(n - T)", "causal-align", offset="absolute"),
-    _sees("offset cut at 0", "causal", "j - t <= maximum(n - T, 0)", "causal-align", anchor="top_left", when="T > S"),
+    _sees(
+        "offset that wraps", "causal", "j <= (i if placed else t + (n - T) % 2**32)", "causal-align", offset="unsigned"
+    ),
+    _sees(
+        "offset by its absolute value",
+        "causal",
+        "j <= (i if placed else t + abs(n - T))",
+        "causal-align",
+        offset="absolute",
+    ),
+    _sees(
+        "offset cut at 0",
+        "causal",
+        "j <= (i if placed else t + maximum(n - T, 0))",
+        "causal-align",
+        anchor="top_left",
+        when="T > S",
+    ),
     _sees("rows in groups of four", "causal", "j <= i // 4 * 4 + 3", "mask-compose", argument="causal", row_group=4),
     _sees("rows in pairs", "causal", "j <= i // 2 * 2 + 1", "mask-compose", argument="causal", row_group=2),
     _sees("future in place of past", "causal", "j >= i", "mask-polarity", argument="causal"),
@@ -44,7 +59,6 @@ TRIANGLE = (
     Mutant(
         "causal lost beside dropout", Planted(lost={"causal": "dropout > 0"}), "mask-dropped", {"argument": "causal"}
     ),
-    Mutant("causal lost at decode", Planted(lost={"causal": "T == 1"}), "mask-dropped", {"argument": "causal"}),
     Mutant(
         "half the offset for the upper heads",
         Planted(formulas={"causal": "j <= where(h < H // 2, i, i // 2)"}),
@@ -73,12 +87,9 @@ WINDOW = (
     _sees("window from the top left corner", "window", "t - j < w", "causal-align", anchor="top_left", of="window"),
     Mutant(
         "causal or window",
-        Planted(
-            formulas={"causal": "j <= j", "window": "(j <= i) | (i - j < w)"},
-            lost={"causal": "window is None and False"},
-        ),
+        Planted(formulas={"window": "(j <= i) | (i - j < w)"}, lost={"causal": "window is not None"}),
         "mask-compose",
-        {},
+        {"operator": "or", "of": ["causal", "window"]},
     ),
     _sees("one key less ahead", "ahead", "j - i < a", "window-off-by-one", argument="ahead", extra=-1),
     _sees("one key more ahead", "ahead", "j - i <= a + 1", "window-off-by-one", argument="ahead", extra=1),
@@ -108,9 +119,11 @@ PADDING = (
     ),
     _sees("only padding seen", "lengths", "s >= n", "mask-polarity", argument="lengths"),
     _sees("lengths without effect", "lengths", "s == s", "mask-dropped", argument="lengths"),
-    _sees("triangle at the buffer's end", "at", "t + S - T", "causal-align", anchor="buffer_end"),
-    _sees("triangle of sequence 0 for all", "at", "t + n[0] - T", "batch-row-state", of="sequence 0"),
-    _sees("each chunk from position 0", "at", "t + 0 * n", "causal-align", anchor="top_left"),
+    _sees("triangle at the buffer's end", "at", "given if placed else t + S - T", "causal-align", anchor="buffer_end"),
+    _sees(
+        "triangle of sequence 0 for all", "at", "given if placed else t + n[0] - T", "batch-row-state", of="sequence 0"
+    ),
+    _sees("each chunk from position 0", "at", "given if placed else t + 0 * n", "causal-align", anchor="top_left"),
     _sees("one real key missing in front", "starts", "s > b", "padding-positions", argument="starts", extra=1),
     _sees("one padding key in front", "starts", "s >= b - 1", "padding-positions", argument="starts", extra=-1),
     _sees("the first start for all", "starts", "s >= b[0]", "batch-row-state", argument="starts", of="sequence 0"),
@@ -140,13 +153,6 @@ REGIONS = (
     _sees("prefix one too long", "prefix", "before | (j <= p)", "mask-compose", reads="a prefix of p +1 keys"),
     _sees("prefix alone", "prefix", "j < p + 0 * i", "mask-compose", reads="the prefix alone"),
     _sees("prefix AND causal", "prefix", "before & (j < p)", "mask-compose", reads="causal AND prefix"),
-    _sees(
-        "prefix among itself",
-        "prefix",
-        "before | ((j < p) & (i < p))",
-        "mask-compose",
-        reads="the prefix seen by itself alone",
-    ),
     _sees(
         "the first prefix for all",
         "prefix",
@@ -234,28 +240,28 @@ PLACES = (
     _sees(
         "queries from 0 in each call",
         "at",
-        "t if given is not None else t + n - T",
+        "t if placed else t + n - T",
         "rope-offset",
         reads="queries from 0 on in each call",
     ),
     _sees(
         "queries one late",
         "at",
-        "given + 1 if given is not None else t + n - T",
+        "given + 1 if placed else t + n - T",
         "rope-offset",
         reads="queries one later",
     ),
     _sees(
         "queries of sequence 0 for all",
         "at",
-        "given[:1] if given is not None else t + n - T",
+        "given[:1] if placed else t + n - T",
         "batch-row-state",
         reads="the queries' positions of sequence 0 for all",
     ),
     _sees(
         "queries in a row from the first",
         "at",
-        "given[:, :, :1] + t if given is not None else t + n - T",
+        "given[:, :, :1] + t if placed else t + n - T",
         "rope-offset",
         reads="queries in a row from the first one's position",
     ),

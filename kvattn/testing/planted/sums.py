@@ -109,12 +109,7 @@ FILLS = (
     ),
     Mutant(
         "two smallest numbers added",
-        Planted(
-            formulas={
-                "hidden": "x + where(keep_causal, 0, finfo(float).min) + where(keep_mask, 0, finfo(float).min)"
-                " if 'keep_causal' in locals() and 'keep_mask' in locals() else where(keep, x, -inf)"
-            }
-        ),
+        Planted(formulas={"hidden": "x + sum(where(seen, 0, finfo(float).min) for seen in planes)"}),
         "mask-fill-overflow",
         {"form": "sum of two minima"},
     ),

@@ -1,0 +1,229 @@
+"""Attention with a fault in its manners: state, memory, layout, batch mates, tails of tiles.
+
+Each class is a callable of the contract's form around `Planted`, with the few keywords that its fault needs.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kvattn.testing.planted.attention import Planted
+from kvattn.typing import Array, Visible
+
+_RIGHT = Planted(returns_lse=False)
+
+
+@dataclass
+class Remembers:
+    """Keeps an array of the first call of each shape, and uses it in later ones.
+
+    >>> one, two = np.ones((1, 1, 1, 1)), 2 * np.ones((1, 1, 1, 1))
+    >>> f = Remembers("v")
+    >>> [float(f(one, one, x).sum()) for x in (one, two)]
+    [1.0, 1.0]
+    """
+
+    which: str
+    kept: dict[Any, Array] = field(default_factory=dict)
+
+    def __call__(self, q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
+        """Attend, with what was kept."""
+        arrays = {"q": q, "k": k, "v": v}
+        old = self.kept.setdefault(arrays[self.which].shape, arrays[self.which].copy())
+        arrays[self.which] = old.astype(v.dtype)
+        return _right(**arrays, causal=causal)
+
+
+@dataclass
+class Drifts:
+    """Every call leaves something behind that the next one adds.
+
+    >>> one = np.ones((1, 1, 1, 1))
+    >>> f = Drifts(0.5)
+    >>> [float(f(one, one, one).sum()) for _ in range(2)]
+    [1.0, 1.5]
+    """
+
+    step: float
+    calls: int = 0
+
+    def __call__(self, q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
+        """Attend, and drift."""
+        out = _right(q, k, v, causal=causal) * v.dtype.type(1 + self.step * self.calls)
+        self.calls += 1
+        return np.asarray(out, v.dtype)
+
+
+@dataclass
+class OneBuffer:
+    """Returns the same memory from every call of a shape.
+
+    >>> one = np.ones((1, 1, 1, 1))
+    >>> f = OneBuffer()
+    >>> f(one, one, one) is f(one, one, one)
+    True
+    """
+
+    buffers: dict[Any, Array] = field(default_factory=dict)
+
+    def __call__(self, q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
+        """Attend into the buffer."""
+        out = _right(q, k, v, causal=causal)
+        buffer = self.buffers.setdefault((out.shape, out.dtype), out.copy())
+        buffer[...] = out
+        return buffer
+
+
+@dataclass(frozen=True)
+class Scribbles:
+    """Scales an input in place.
+
+    >>> q = np.ones((1, 1, 1, 4))
+    >>> _ = Scribbles("q")(q, q.copy(), q.copy())
+    >>> float(q[0, 0, 0, 0])
+    0.5
+    """
+
+    which: str
+
+    def __call__(self, q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
+        """Attend, and leave an input changed."""
+        out = _right(q, k, v, causal=causal)
+        {"q": q, "k": k, "v": v}[self.which][...] *= q.shape[3] ** -0.5
+        return out
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """Leaves some rows of its output as they were allocated: ``"last"``, ``"empty"``, ``"tail"`` (beyond 32).
+
+    >>> one = np.ones((1, 1, 2, 1))
+    >>> Unwritten("last")(one, one, one).shape
+    (1, 1, 2, 1)
+    """
+
+    rows: str
+
+    def __call__(self, q: Array, k: Array, v: Array, *, causal: bool = False, mask: Visible | None = None) -> Array:
+        """Attend into an empty array."""
+        right = _right(q, k, v, causal=causal, mask=mask)
+        out = np.empty_like(right)
+        t, count = q.shape[2], k.shape[2]
+        keep = (
+            np.ones((*q.shape[:3], count), np.bool_) if mask is None else np.broadcast_to(mask, (*q.shape[:3], count))
+        )
+        if causal:
+            keep = keep & (np.arange(count) <= np.arange(t)[:, None] + count - t)
+        write = {
+            "last": np.broadcast_to(np.arange(t) < max(t - 1, 1), keep.shape[:3]),
+            "empty": keep.any(-1),
+            "tail": np.broadcast_to(np.arange(t) < (min(t, 32)), keep.shape[:3]),
+        }[self.rows]
+        out[write] = right[write]
+        return out
+
+
+@dataclass(frozen=True)
+class Trembles:
+    """Multiplies the output by a number that is drawn anew in each call.
+
+    >>> one = np.ones((1, 1, 1, 1))
+    >>> bool(Trembles(0.1)(one, one, one) == Trembles(0.1)(one, one, one))
+    False
+    """
+
+    size: float
+
+    def __call__(self, q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
+        """Attend, and tremble."""
+        out = _right(q, k, v, causal=causal)
+        return np.asarray(out * (1 + self.size * np.random.default_rng().standard_normal(out.shape)), v.dtype)
+
+
+@dataclass(frozen=True)
+class RawMemory:
+    """Reads an input by its memory, as if it were C-contiguous.
+
+    >>> x = np.arange(4.0).reshape(1, 1, 2, 2)
+    >>> float(np.abs(RawMemory("v")(x, x, np.asfortranarray(x)) - _RIGHT(x, x, x)).max()) > 0
+    True
+    """
+
+    which: str
+
+    def __call__(self, q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
+        """Attend to what lies in memory."""
+        arrays = {"q": q, "k": k, "v": v}
+        x = arrays[self.which]
+        if x.size and not x.flags.c_contiguous:
+            root = x if x.base is None else np.asarray(x.base)
+            arrays[self.which] = np.resize(root.ravel(order="K"), x.shape).astype(x.dtype)
+        return _right(**arrays, causal=causal)
+
+
+@dataclass(frozen=True)
+class Mates:
+    """Lets the sequences of a batch share something: ``"maximum"``, ``"values"``, ``"nan"``.
+
+    >>> one = np.ones((1, 1, 1, 1))
+    >>> Mates("values")(one, one, one).shape
+    (1, 1, 1, 1)
+    """
+
+    what: str
+
+    def __call__(self, q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
+        """Attend, with a leak between sequences."""
+        if self.what == "values" and len(v) > 1:
+            v = 0.75 * v + 0.25 * np.roll(v, 1, 0)
+        out = _right(q, k, v.astype(q.dtype), causal=causal)
+        if self.what == "nan" and np.isnan(q).any():
+            out = np.full_like(out, np.nan)
+        if self.what == "maximum" and len(q) > 1:  # one maximum for the batch: scores far below it underflow
+            group = q.shape[1] // k.shape[1]
+            scores = np.einsum("bhtd,bhsd->bhts", q, np.repeat(k, group, 1)) / np.sqrt(q.shape[3])
+            with np.errstate(over="ignore", invalid="ignore"):
+                dead = scores.max((1, 2, 3)) < np.nanmax(scores) - 745
+            out[dead] = 0
+        return out
+
+
+@dataclass(frozen=True)
+class Tails:
+    """Wrong at the end of a tile: drops the last key, repeats it, leaves rows as they were, or drops channels.
+
+    >>> one = np.ones((1, 1, 1, 1))
+    >>> Tails("keys", 16, 1)(one, one, one).shape
+    (1, 1, 1, 1)
+    """
+
+    axis: str
+    tile: int
+    rest: int
+    repeats: bool = False
+
+    def __call__(self, q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
+        """Attend, and lose what is left over."""
+        size = {"keys": k.shape[2], "queries": q.shape[2], "channels": q.shape[3]}[self.axis]
+        if size < max(self.rest, 2) or size % self.tile != self.rest:
+            return _right(q, k, v, causal=causal)
+        if self.axis == "queries":
+            out = _right(q, k, v, causal=causal)
+            out[:, :, -1] = out[:, :, -2]
+            return out
+        if self.axis == "channels":
+            cut = q.copy()
+            cut[..., -1] = 0
+            return _right(cut, k, v, causal=causal)
+        keep = np.ones((*q.shape[:3], size), np.bool_)
+        if not self.repeats:
+            keep[..., -1] = False
+            return _right(q, k, v, causal=causal, mask=keep)
+        bias = np.zeros(keep.shape, q.dtype)
+        bias[..., -1] = np.log(2)
+        return _right(q, k, v, causal=causal, bias=bias)
+
+
+def _right(q: Array, k: Array, v: Array, **options: Any) -> Array:
+    return np.asarray(_RIGHT(q, k, v, **options))
