@@ -71,6 +71,8 @@ RING = Flag(
         "ml-explore/mlx-swift-lm#584",
         "ml-explore/mlx-lm#1427",
         "awslabs/keys_values#140",
+        "quic/efficient-transformers#1235",
+        "mistralai/mistral-inference#88",
     ),
 )
 WINDOW = Flag(
@@ -84,6 +86,7 @@ WINDOW = Flag(
         "pytorch/executorch#21857",
         "ggml-org/llama.cpp#18720",
         "EricLBuehler/mistral.rs#246",
+        "ml-explore/mlx-lm#1673",
     ),
 )
 BRANCHES = Flag(
@@ -100,6 +103,23 @@ BEAMS = Flag(
         "huggingface/transformers#46612",
         "huggingface/transformers#29730",
         "PaddlePaddle/PaddleNLP#6672",
+    ),
+)
+PLACES = Flag(
+    "PositionFromStorage",
+    "KNOWN_BUG",
+    "Takes the number of rows held, or a place in a ring, for a position.",
+    ("huggingface/transformers#38156", "NVIDIA/TensorRT-LLM#6379"),
+)
+PREFIX = Flag(
+    "PrefixReuse",
+    "KNOWN_BUG",
+    "Goes on from a kept beginning as if what came behind it were still there, or at other positions.",
+    (
+        "ggml-org/llama.cpp#12160",
+        "tenstorrent/vllm#415",
+        "Blaizzy/mlx-vlm#1715",
+        "NVIDIA/TensorRT-LLM#2912",
     ),
 )
 SHIFTED = Flag(
@@ -176,6 +196,7 @@ def _history(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[
 def _appended(held: list[Held], ends: list[int], ids: list[list[int]], p: Mapping[str, Any]) -> None:
     for b, tokens in enumerate(ids):
         first = ends[0] if p.get("one_length") else 0 if p.get("positions_restart") else ends[b]
+        first = first % p["ring_places"] if p.get("ring_places") else first
         held[b] += [[token, token, ends[b] + i, first + i] for i, token in enumerate(tokens)]
         ends[b] += len(tokens)
     if p.get("one_length"):
@@ -511,6 +532,15 @@ def _windowed() -> tuple[Recipe, ...]:
             window=3,
         ),
         _case(
+            "ring-of-positions",
+            "ring",
+            "Behind the wrap of a window of three a token's position is still the number of tokens before it.",
+            [*steps[:5], _append([5])],
+            {"positions in the ring": {"ring_places": 3}, "one token more": {"window": 4}},
+            PLACES,
+            window=3,
+        ),
+        _case(
             "chunk-longer-than-the-window",
             "ring",
             "A window of two and chunks of four: each query sees itself and one more.",
@@ -547,6 +577,7 @@ def _windowed() -> tuple[Recipe, ...]:
 def _moved() -> tuple[Recipe, ...]:
     kept = [_append(range(6)), ["evict", [[0, 3, 5]]], _append([6]), _append([7])]
     shifted = [_append(range(6)), ["evict", [[0, 3, 4, 5]]], ["shift", -2, 1], _append([6]), _append([7])]
+    pieces = [_append(range(9)), ["evict", [[0, 1, 4, 5, 7, 8]]], ["shift", -2, 2], ["shift", -1, 4], _append([9])]
     thrice = [_append(range(4)), ["shift", 5, 0], ["shift", 3, 0], ["shift", -6, 1], _append([6])]
     turned = {
         "turned by new positions": {"turned_by_position": True},
@@ -574,6 +605,34 @@ def _moved() -> tuple[Recipe, ...]:
             sibling="evicted",
         ),
         _case(
+            "pieces-kept",
+            "paged",
+            "Of nine tokens the first two stay, and of the others two pieces that move up to close the gaps.",
+            pieces,
+            {
+                **turned,
+                "the gaps stay": {"operations": [*pieces[:2], pieces[4]]},
+                "one gap stays": {"operations": [*pieces[:3], pieces[4]]},
+            },
+            PREFIX,
+            sibling="evicted-and-shifted",
+        ),
+        _case(
+            "warm-prefix",
+            "paged",
+            "The first three of six tokens are used again, and three others come behind them.",
+            [_append(range(6)), ["truncate", 3], _append([7, 8]), _append([9])],
+            {
+                "all six are still there": {"operations": [_append(range(6)), _append([7, 8]), _append([9])]},
+                "a page of the old ones too": {
+                    "operations": [_append(range(6)), ["truncate", 4], _append([7, 8]), _append([9])]
+                },
+                "positions begin at 0 again": {"positions_restart": True},
+            },
+            PREFIX,
+            sibling="pieces-kept",
+        ),
+        _case(
             "shifted-three-times",
             "paged",
             "Moved on by five and by three, and all but the first back by six.",
@@ -588,6 +647,6 @@ def recipes() -> tuple[Recipe, ...]:
     """The cases of histories.
 
     >>> len({recipe.name for recipe in recipes()})
-    20
+    23
     """
     return _plainly() + _branched() + _windowed() + _moved()

@@ -34,13 +34,18 @@ SCALES = Flag(
     ),
 )
 ROUNDING = Flag("CodeRounding", "NUMERIC_RANGE", "Rounds ties the other way, or a scale before its codes are made.")
-PACKING = Flag("CodePacking", "LAYOUT", "Puts other channels, or the same in another order, into a byte.")
+PACKING = Flag(
+    "CodePacking",
+    "LAYOUT",
+    "Puts other channels, or the same in another order, into a byte, or reads rows without the scales between them.",
+    ("ovg-project/kvcached#424",),
+)
 RANGE = Flag("CodeRange", "EDGE_CASE", "Gives infinity or NaN beyond the largest number instead of that number.")
 
 Rows = list[Fraction]
 
 
-class Kind(NamedTuple):
+class _Kind(NamedTuple):
     """A small float: mantissa bits, the least exponent, the largest number, exponent bits."""
 
     mantissa: int
@@ -50,11 +55,11 @@ class Kind(NamedTuple):
 
 
 FLOATS = {
-    "float32": Kind(23, -126, 2**127, 8),
-    "float16": Kind(10, -14, 65504, 5),
-    "e4m3": Kind(3, -6, 448, 4),
-    "e5m2": Kind(2, -14, 57344, 5),
-    "e2m1": Kind(1, 0, 6, 2),
+    "float32": _Kind(23, -126, 2**127, 8),
+    "float16": _Kind(10, -14, 65504, 5),
+    "e4m3": _Kind(3, -6, 448, 4),
+    "e5m2": _Kind(2, -14, 57344, 5),
+    "e2m1": _Kind(1, 0, 6, 2),
 }
 
 
@@ -133,7 +138,7 @@ def _blocks(n: Numbers, x: Nested, p: Mapping[str, Any]) -> dict[str, Nested]:
     }
 
 
-class Boxes(NamedTuple):
+class _Boxes(NamedTuple):
     """Who shares a scale: so many heads, tokens and channels; None for all of them."""
 
     heads: int | None
@@ -154,7 +159,7 @@ class Boxes(NamedTuple):
 Spread = Callable[[int, int, int], Any]
 
 
-def _shared(x: Nested, boxes: Boxes, read: Callable[[Rows], Any]) -> tuple[Nested, Callable[[int], Spread]]:
+def _shared(x: Nested, boxes: _Boxes, read: Callable[[Rows], Any]) -> tuple[Nested, Callable[[int], Spread]]:
     """One entry for each box of each sequence, as nested lists, and how a number finds its own."""
     found = []
     for heads in x:
@@ -198,7 +203,7 @@ def _numbers(n: Numbers, values: Nested) -> Nested:
 
 def _small_floats(n: Numbers, x: Nested, p: Mapping[str, Any]) -> dict[str, Nested]:
     """A scale from the numbers, or one for each head given beforehand."""
-    name, boxes = p["format"], Boxes(*p["sharing"])
+    name, boxes = p["format"], _Boxes(*p["sharing"])
     given = p.get("scales")
 
     def scale(values: Rows) -> Fraction:
@@ -225,7 +230,7 @@ def _small_floats(n: Numbers, x: Nested, p: Mapping[str, Any]) -> dict[str, Nest
 def _four_bit_floats(n: Numbers, x: Nested, p: Mapping[str, Any]) -> dict[str, Nested]:
     """MXFP4: a power of two for 32 numbers; NVFP4: an E4M3 scale for 16, all under one of float32."""
     if p["format"] == "mxfp4":
-        boxes = Boxes(1, 1, 32)
+        boxes = _Boxes(1, 1, 32)
 
         def exponent(values: Rows) -> int:
             top = max(abs(y) for y in values)
@@ -237,7 +242,7 @@ def _four_bit_floats(n: Numbers, x: Nested, p: Mapping[str, Any]) -> dict[str, N
         def of(b: int, h: int, t: int, d: int) -> Fraction:
             return Fraction(2) ** int(spread(b)(h, t, d))
     else:
-        boxes, whole = Boxes(1, 1, 16), Fraction(p["scale"])
+        boxes, whole = _Boxes(1, 1, 16), Fraction(p["scale"])
 
         def block(values: Rows) -> Fraction:
             return _rounded(max(abs(y) for y in values) / 6 / whole, "e4m3")
@@ -269,7 +274,7 @@ def _numbered(values: Nested, change: Callable[[Any], int]) -> Nested:
 
 def _integers(n: Numbers, x: Nested, p: Mapping[str, Any]) -> dict[str, Nested]:
     """Signed around zero, unsigned with a zero point, or unsigned above the minimum."""
-    bits, boxes, kind, dtype = p["bits"], Boxes(*p["sharing"]), p["format"], p.get("scales", "float32")
+    bits, boxes, kind, dtype = p["bits"], _Boxes(*p["sharing"]), p["format"], p.get("scales", "float32")
     top = 2 ** (bits - 1) - 1 if kind == "symmetric" else 2**bits - 1
 
     def read(values: Rows) -> tuple[Fraction, Fraction]:

@@ -46,6 +46,7 @@ PARTIAL = Flag(
         "AI-Hypercomputer/maxtext#4742",
         "vllm-project/vllm#43770",
         "labscommunity/cascadia#69",
+        "lucidrains/RETRO-pytorch#12",
     ),
 )
 OFFSET = Flag(
@@ -57,13 +58,20 @@ OFFSET = Flag(
         "pytorch/executorch#2010",
         "lucidrains/x-transformers#219",
         "lucidrains/native-sparse-attention-pytorch#20",
+        "ml-explore/mlx-lm#1702",
     ),
 )
 PADDED = Flag(
     "RotaryPaddedRows",
     "KNOWN_BUG",
     "Gives all rows of a left-padded batch the same positions.",
-    ("unslothai/unsloth#3699", "ndif-team/nnsight#673", "rasbt/reasoning-from-scratch#33"),
+    (
+        "unslothai/unsloth#3699",
+        "ndif-team/nnsight#673",
+        "rasbt/reasoning-from-scratch#33",
+        "huggingface/transformers#25790",
+        "turboderp-org/exllamav2#606",
+    ),
 )
 PRECISION = Flag(
     "RotaryPrecision",
@@ -124,6 +132,7 @@ SWITCH = Flag(
         "ggml-org/llama.cpp#8995",
         "vllm-project/vllm#27431",
         "lablup/mlxcel#1358",
+        "ggml-org/llama.cpp#6849",
     ),
 )
 DYNAMIC = Flag(

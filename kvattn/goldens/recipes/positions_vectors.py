@@ -81,8 +81,7 @@ def _ones(n: Numbers, v: Nested) -> Nested:
 
 def _xl(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[str, Nested]:
     """The paper's R: sines, then cosines, of the distance, through W_R."""
-    hidden, heads = len(a["projection"]), len(a["content"])
-    waves, width = geometric(n, hidden), len(a["content"][0])
+    waves, width = geometric(n, len(a["projection"])), len(a["content"][0])
     columns = list(zip(*a["projection"], strict=True))
     scale = reciprocal_root(n, width)
     known: dict[tuple[int, int], Nested] = {}
@@ -99,8 +98,6 @@ def _xl(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[str, 
     def plus(rows: Nested, bias: Nested) -> Nested:
         return every_row(rows, lambda b, h, t, row: [x + y for x, y in zip(row, bias[h], strict=True)])
 
-    if len(columns) != heads * width:
-        raise ValueError(f"projection must have {heads * width} columns, got {len(columns)}")
     u, v = (a["position"], a["content"]) if p.get("biases_swapped") else (a["content"], a["position"])
     second = plus(a["q"], v)
 

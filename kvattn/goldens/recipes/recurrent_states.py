@@ -31,6 +31,7 @@ STATE = Flag(
         "fla-org/flash-linear-attention#494",
         "Luce-Org/lucebox#210",
         "vllm-project/vllm#56524",
+        "LMCache/LMCache#2879",
     ),
 )
 RULE = Flag(
