@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from kvattn.testing import arithmetic as presets
+from kvattn.testing import emulated
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.emulated import emulate
 from kvattn.testing.formats import format_of
@@ -118,6 +119,28 @@ def test_correct_attention_never_fails(name: str, data: st.DataObject) -> None:
     verdict = judged(case)
     note(str(verdict))
     event(verdict.word)
+    assert verdict.word != "fail"
+
+
+@pytest.mark.parametrize("lean", ["up", "down", "either way"])
+@given(st.data())
+def test_an_exp_as_poor_as_stated_never_fails(lean: str, data: st.DataObject) -> None:
+    """Correctly rounded but for `exp_ulp` - 1/2 units in the last place, always up, always down, or anyhow."""
+    case = data.draw(drawn(tuple(PRESETS)))
+    if "float64" in (case.arithmetic.compute, case.arithmetic.accumulate):
+        case = case._replace(arithmetic=PRESETS["FLOAT32_BLAS"])
+    unit = (case.arithmetic.exp_ulp - 0.5) * format_of(case.arithmetic.compute).roundoff
+    r = np.random.default_rng(7)
+
+    def poor(at: Any, x: Array) -> Array:
+        exact = np.exp(at.compute(x))
+        signs = {"up": 1.0, "down": -1.0}.get(lean, 0.0) or r.choice((-1.0, 1.0), exact.shape)
+        return np.where(at.compute(x) == 0, 1.0, at.compute(exact * (1 + signs * unit)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(emulated._Steps, "exp", poor)
+        verdict = judged(case)
+    note(str(verdict))
     assert verdict.word != "fail"
 
 

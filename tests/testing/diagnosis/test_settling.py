@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kvattn.errors import MissingExtraError
 from kvattn.testing import arithmetic as presets
 from kvattn.testing import check
 from kvattn.testing.arithmetic import Arithmetic
@@ -157,3 +158,22 @@ def test_what_was_read_wide_is_said() -> None:
     fault = check(Planted(extra_keys=1, returns_lse=False), dtype="float16", cases=4)
     assert [finding.fault_class for finding in fault.findings] == ["window-off-by-one"]
     assert "float16" not in fault.findings[0].reproduce
+
+
+def test_bfloat16_without_ml_dtypes_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvattn.testing.checking.find_spec", lambda name: None)
+    with pytest.raises(
+        MissingExtraError, match=r"^ml_dtypes must be installed for dtype bfloat16, got no module ml_dtypes$"
+    ):
+        check(CORE, dtype="bfloat16")
+
+
+def test_reproductions_in_bfloat16_run(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ml_dtypes", reason="bfloat16 arrays are those of ml_dtypes, of the peers extra")
+    function = Narrowed(Planted(extra_keys=1, returns_lse=False), "bfloat16")
+    (finding,) = check(function, dtype="bfloat16", cases=4).findings
+    assert finding.fault_class == "window-off-by-one"
+    assert "import ml_dtypes" in finding.reproduce
+    exec(finding.reproduce, {"f": function})  # noqa: S102 - that it runs is what is tested
+    got, _, expected = capsys.readouterr().out.partition("expected")
+    assert got.strip() != expected.strip()
