@@ -66,11 +66,11 @@ def repeated_maximum(r: np.random.Generator, count: int, width: int) -> Case:
 
 
 def cancelling_value(r: np.random.Generator, count: int, width: int) -> Case:
-    """Keys come in equal pairs with opposite values, but for the last."""
+    """Neighbours have opposite values, and keys that are nearly the same."""
     case = gaussian(r, count, width)
     half = count // 2
-    case.k[:, :, half : 2 * half] = case.k[:, :, :half]
-    case.v[:, :, half : 2 * half] = -case.v[:, :, :half]
+    case.k[:, :, 1 : 2 * half : 2] = case.k[:, :, 0 : 2 * half : 2] * 1.01
+    case.v[:, :, 1 : 2 * half : 2] = -case.v[:, :, 0 : 2 * half : 2]
     return case
 
 

@@ -120,6 +120,16 @@ def unit(arithmetic: Arithmetic) -> float:
     return 2 * arithmetic.sum_ulp * format_of(arithmetic.accumulate).roundoff
 
 
+def exact_products(name: str, arithmetic: Arithmetic) -> bool:
+    """Say whether products of a format's numbers and `inputs` have room in `accumulate`.
+
+    >>> [exact_products(name, Arithmetic("float32", inputs=name)) for name in ("bfloat16", "float32")]
+    [True, False]
+    """
+    factors = format_of(name).roundoff * format_of(arithmetic.inputs).roundoff
+    return factors >= format_of(arithmetic.accumulate).roundoff
+
+
 def normal(name: str) -> float:
     """Return the smallest positive number of a format that has all its digits.
 

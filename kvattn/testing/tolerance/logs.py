@@ -73,7 +73,7 @@ def logs(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Limits:
         )
         total_sum = additions(weights, alike, arithmetic)
         each = weights.variance + weights.later
-        variance = (p**2 * each + weights.rounded**2 * u_p**2 / 3).sum(1) + total_sum.variance
+        variance = alike.squared(p * np.sqrt(each)) + u_p**2 / 3 * alike.squared(weights.rounded) + total_sum.variance
         variance = variance + (exp_error * np.log(total)) ** 2 / 3 + u**2 * (outer**2 + lse**2)
         variance = variance + (arithmetic.merges * u * (1 + np.abs(lse))) ** 2
         drift = -np.log1p(-np.minimum(total_sum.lost + g, 1)) + (p * each).sum(1)

@@ -23,9 +23,9 @@ Statistical.  Independent roundings of variance ``u²/3``, eight standard deviat
 
     Σ p_j² (v_j - o)² Var τ_j                            weights, with the total           [S3]
     (u_p² + u²)/3 Σ p_j² v_j²  + u_p |Σ p_j v_j|         rounding and product, each alone, and all alike; over the
-                                                         j whose weight is not 1 [S4]
+                                                         j whose weight is not 1; division, where it is first [S4]
     Σ_t min(u² S_t² / 3, x_t²)                           additions of x_t = p_t v_t to S_t; the same for the total [S5]
-    |Σ of the x_t with |x_t| < u |S_t||                  additions in which x_t is lost     [S6]
+    |Σ_t (x_t, rounded to steps of S_t) - x_t|           additions in which x_t is a few steps, or lost  [S6]
     Σ_g Var τ_g (Σ_{j in g} p_j (v_j - o))²              for keys that are equal, instead of the first  [S7]
     Σ_t min(u |S_t|, |x_t|) over t with equal keys       and are added with equal errors, where their values
         and equal values                                 are equal too (in the total: their weights)  [S10]
@@ -36,7 +36,16 @@ import numpy as np
 
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.formats import format_of
-from kvattn.testing.tolerance.chains import above, below, conversion, path, rescales, underflow, unit
+from kvattn.testing.tolerance.chains import (
+    above,
+    below,
+    conversion,
+    exact_products,
+    path,
+    rescales,
+    underflow,
+    unit,
+)
 from kvattn.testing.tolerance.limits import Limits, closed
 from kvattn.testing.tolerance.merging import merging, through_lse
 from kvattn.testing.tolerance.running import Alike, summed
@@ -107,7 +116,10 @@ def mixed(weights: Weights, v: Array, alike: Alike, arithmetic: Arithmetic) -> L
         error = moved + np.where(rest > 0, away / np.where(rest > 0, rest, 1), np.inf)  # [T12]
         worst = error + u_store * (np.abs(out) + error) + underflow(arithmetic.store)  # [T15]
 
-    rounding = (u_p**2 + u_sum**2) / 3 * (weights.rounded**2 @ v**2)  # [S4]
+    exact = exact_products(arithmetic.probabilities, arithmetic)
+    rounding = 0.0 if exact else u_sum**2 / 3 * (weights.rounded**2 @ v**2)  # [S4]
+    if divided_first(arithmetic):
+        rounding = rounding + 2 * u**2 / 3 * (p**2 @ v**2)  # [S4]
     rescaled = np.log2(1 + again) * u_sum**2 / 3 * 2 * out**2
     finish = 2 * u**2 / 3 * out**2 * (total - 1 > u / 2)  # a total that rounds to 1 divides exactly
     variance = sums.variance + rounding + rescaled + finish + merging(weights, v, out, arithmetic)

@@ -1,8 +1,9 @@
 """The running sums of a row, addition by addition, as independent errors and as errors that are not.
 
 With ``x_t = p_t v_t`` and ``S_t`` their sum up to t, an addition errs by at most ``u |S_t|``, and rounding to nearest
-by at most ``|x_t|``; where ``|x_t| < u |S_t|`` the term is lost as a whole, always in the same direction.  What is cut
-off rather than rounded errs by half of it on the mean.  Equal terms, added to a sum in one binade, err alike.
+by at most ``|x_t|``.  A term of a few steps of S is not rounded by chance: S is a multiple of its step, so that x is
+rounded to one, whatever S is; below half a step it is lost.  What is cut off rather than rounded errs by half a
+step on the mean, always towards zero.  Equal terms, added to a sum in one binade, err alike.
 
 Cost: ``[rows, channels, keys]`` once, `CHUNK` numbers at a time.
 """
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvattn.testing.arithmetic import Arithmetic
+from kvattn.testing.formats import format_of
 from kvattn.testing.tolerance.chains import path, unit
 from kvattn.testing.tolerance.weights import Weights
 from kvattn.typing import Array
@@ -34,6 +36,25 @@ class Alike(NamedTuple):
 
     keys: Array
     pairs: NDArray[np.bool_]
+
+    def sets(self) -> list[NDArray[np.intp]]:
+        """Return the sets of equal keys, by their indices.
+
+        >>> Alike(np.array([0, -1, 0]), np.array([False, False, False])).sets()
+        [array([0, 2])]
+        """
+        return [np.flatnonzero(self.keys == number) for number in np.unique(self.keys[self.keys >= 0])]
+
+    def squared(self, x: Array) -> Array:
+        """Return the sum of squares of each row, those of equal keys added before they are squared.
+
+        >>> Alike(np.array([0, -1, 0]), np.array([False, False, False])).squared(np.ones((1, 3)))
+        array([5.])
+        """
+        found: Array = (np.where(self.keys >= 0, 0.0, x) ** 2).sum(1)
+        for same in self.sets():
+            found = found + x[:, same].sum(1) ** 2
+        return found
 
 
 class Sums(NamedTuple):
@@ -87,10 +108,12 @@ def summed(weights: Weights, v: Array, out: Array, alike: Alike, arithmetic: Ari
     >>> bool(summed(w, v, w.p @ v, none, a).lost > 0.3)
     True
     """
-    p, u = weights.p, unit(arithmetic)
+    p, u, u_p = weights.p, unit(arithmetic), format_of(arithmetic.probabilities).roundoff
     rows, width = out.shape
-    each = np.where(alike.keys >= 0, 0.0, weights.variance) + weights.later
-    variance = np.maximum(_about(p**2 * each, v, out), 0)  # [S3]
+    copied, share = alike.keys >= 0, 1 - 0.5 / arithmetic.sum_ulp
+    each = np.where(copied, 0.0, weights.variance) + weights.later
+    alone = np.where(copied, 0.0, weights.rounded)
+    variance = np.maximum(_about(p**2 * each, v, out), 0) + u_p**2 / 3 * (alone**2 @ v**2)  # [S3] [S4]
     around = p * (weights.variance + weights.later)
     second = np.sqrt(np.maximum(_about(around, v, out), 0) * around.sum(1, keepdims=True))
     moved, lost, cut, together, running = (np.zeros_like(out) for _ in range(5))
@@ -112,24 +135,24 @@ def summed(weights: Weights, v: Array, out: Array, alike: Alike, arithmetic: Ari
         size = np.abs(x, out=away)
         if pairs:
             together += np.minimum(sums, size)[:, :, alike.pairs[some]].sum(2)  # [S10]
-        x *= size < sums
-        lost += x.sum(2)  # [S6]
-        size *= root
-        np.minimum(sums, size, out=sums)
-        variance += np.einsum("rck,rck->rc", sums, sums) / 3  # [S5]
-        if arithmetic.sum_ulp > 0.5:
+        if share:
+            sums *= x != 0
             cut += sums.sum(2)
+        else:
+            lost += _caught(x, size, sums, weights.total[:, :, None])  # [S6]
+            size *= root
+            np.minimum(sums, size, out=sums)
+        variance += (1 - share) ** 2 * np.einsum("rck,rck->rc", sums, sums) / 3  # [S5]
     totals = additions(weights, alike, arithmetic)
     if not in_order:
         variance += u**2 / 3 * (float(path(len(v), arithmetic)) * (p**2 @ v**2) + 2 * out**2)
-    share = (arithmetic.sum_ulp - 0.5) / arithmetic.sum_ulp
-    lost = np.abs(lost) + share * cut + totals.lost[:, None] * np.abs(out)
+    lost = np.abs(lost) + cut + totals.lost[:, None] * np.abs(out)
     with np.errstate(divide="ignore", invalid="ignore"):
         lost = np.where(totals.lost[:, None] < 1, lost / (1 - np.minimum(totals.lost, 1))[:, None], np.inf)
     deviation = p * np.sqrt(weights.variance)
-    for group in np.unique(alike.keys[alike.keys >= 0]):
-        same = np.flatnonzero(alike.keys == group)
+    for same in alike.sets():
         variance += (deviation[:, same] @ v[same] - deviation[:, same].sum(1, keepdims=True) * out) ** 2  # [S7]
+        variance += u_p**2 / 3 * (weights.rounded[:, same] @ v[same]) ** 2  # [S4]
     variance = variance + totals.variance[:, None] * out**2
     return Sums(moved, variance, second, lost, together + totals.together[:, None] * np.abs(out))
 
@@ -176,11 +199,25 @@ def additions(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Total:
     if arithmetic.order == "pairwise":
         none = np.zeros(len(p))
         return Total(u**2 / 3 * (float(path(p.shape[1], arithmetic)) * (p**2).sum(1) + 2), none, none)
-    sums = np.minimum(u * np.cumsum(p, axis=1), p)
-    share = (arithmetic.sum_ulp - 0.5) / arithmetic.sum_ulp
-    lost = np.where(sums == p, p, 0.0).sum(1) + share * sums.sum(1)  # [S6]
+    share, sums = 1 - 0.5 / arithmetic.sum_ulp, u * np.cumsum(p, axis=1)
+    lost = np.abs([_caught(p, p, sums, weights.total * offset) for offset in (1.0, np.sqrt(2))]).max(0)  # [S6]
+    sums = np.minimum(sums, p)
     erring = np.where(weights.rounded > 0, sums, 0.0)  # a weight of 1 is added without error
-    return Total((erring**2 / 3).sum(1), lost, np.where(alike.keys >= 0, erring, 0.0).sum(1))  # [S5] [S10]
+    if share:
+        lost = sums.sum(1)
+    variance = (1 - share) ** 2 * (erring**2 / 3).sum(1)  # [S5]
+    return Total(variance, lost, np.where(alike.keys >= 0, erring, 0.0).sum(1))  # [S10]
+
+
+def _caught(x: Array, size: Array, sums: Array, total: Array) -> Array:
+    """What terms of at most four steps of their sum are rounded by, altogether; ``sums`` is ``u |S|``."""
+    if not (size < 8 * sums).any():
+        return np.zeros(x.shape[:-1])
+    _, exponent = np.frexp(sums * total)
+    step = np.ldexp(1.0, exponent) / total
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Array = np.where((size < 4 * step) & (sums > 0), np.rint(x / step) * step - x, 0.0).sum(-1)
+    return found
 
 
 def _about(weight: Array, v: Array, out: Array) -> Array:

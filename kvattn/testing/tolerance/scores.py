@@ -26,7 +26,7 @@ import numpy as np
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.formats import format_of
 from kvattn.testing.tolerance.calls import Call, Rows
-from kvattn.testing.tolerance.chains import above, conversion, path, underflow, unit
+from kvattn.testing.tolerance.chains import above, conversion, exact_products, path, underflow, unit
 from kvattn.typing import Array
 
 
@@ -100,7 +100,9 @@ def scored(rows: Rows, call: Call, arithmetic: Arithmetic) -> Scores:
     sums = dot**2 * width / 3 + squares * width / 2
     if arithmetic.order == "pairwise":
         sums = 2 * dot**2 + additions * squares
-    variance = scale**2 * (u_sum**2 * (sums + squares) + u**2 * 2 * squares) / 3 + u**2 * s**2  # [S1]
+    if not exact_products(arithmetic.inputs, arithmetic):
+        sums = sums + squares
+    variance = scale**2 * (u_sum**2 * sums + u**2 * 2 * squares) / 3 + u**2 * s**2  # [S1]
     slope = s
 
     exp_error = 2 * arithmetic.exp_ulp * u

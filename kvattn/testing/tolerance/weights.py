@@ -21,7 +21,7 @@ import numpy as np
 
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.formats import format_of
-from kvattn.testing.tolerance.chains import above, rescales, underflow
+from kvattn.testing.tolerance.chains import above, normal, rescales, underflow
 from kvattn.testing.tolerance.scores import Scores
 from kvattn.typing import Array, Visible
 
@@ -137,11 +137,14 @@ def weighed(scores: Scores, arithmetic: Arithmetic) -> Weights:
     more = np.where(hidden, 0.0, more)
     less = np.where(hidden, 0.0, p * np.exp(-epsilon))
 
-    lost = underflow(arithmetic.compute)
     divided = divided_first(arithmetic)
-    absolute = np.minimum(lost + (0.0 if divided else underflow(arithmetic.probabilities)), a + more * total) / total
+    absolute = _lost(total * less, total * (p + more), arithmetic.compute)
+    if not divided:
+        absolute = absolute + _lost(total * less, total * (p + more), arithmetic.probabilities)
+    absolute = absolute / total
     if divided:
-        absolute = absolute + np.minimum(lost + underflow(arithmetic.probabilities), p + more)
+        for name in (arithmetic.compute, arithmetic.probabilities):
+            absolute = absolute + _lost(less, p + more, name)
     absolute = np.where(hidden, 0.0, absolute)  # [T3]
 
     variance = scores.variance + (2 * u**2 * depth**2 + exp_error**2 * (depth > 0)) / 3  # [S2]
@@ -149,3 +152,8 @@ def weighed(scores: Scores, arithmetic: Arithmetic) -> Weights:
     later = exp_error**2 / 3 * np.log2(1 + rescales(count, arithmetic))  # [S2]
     rounded = p if divided else np.where(depth > 0, p, 0.0)
     return Weights(p, more, less, absolute, variance, later, rounded, top, total, shift, count)
+
+
+def _lost(less: Array, more: Array, name: str) -> Array:
+    """What underflow takes from weights between two bounds: nothing above the normal numbers, all of them at most."""
+    return np.where(less >= normal(name), 0.0, np.minimum(underflow(name), more))
