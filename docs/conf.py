@@ -22,7 +22,9 @@ ELSEWHERE = {"torch", "jax", "onnx", "transformers", "hypothesis", "pytest"}
 sys.path[:0] = [str(HERE.parent), str(HERE / "_extensions")]
 
 import catalogue  # noqa: E402 a file beside this one
+import recorded  # noqa: E402 another
 
+from kvattn import goldens  # noqa: E402
 from kvattn.testing.disagreements import DISAGREEMENTS  # noqa: E402
 from kvattn.testing.laws import LAWS  # noqa: E402
 
@@ -120,6 +122,11 @@ def fill_tables(_app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = source[0].replace("<!-- the models -->", catalogue.models(HERE.parent))
     if name == "explain/where-libraries-differ":
         source[0] = source[0].replace("<!-- the table -->", catalogue.questions(DISAGREEMENTS))
+    if name == "explain/goldens":
+        cases = goldens.cases(superseded=True)
+        source[0] = source[0].replace("<!-- the families -->", recorded.families(cases))
+        source[0] = source[0].replace("<!-- the incidents -->", recorded.incidents(cases))
+        source[0] = source[0].replace("<!-- the gaps -->", recorded.gaps(HERE.parent))
 
 
 def setup(app: Sphinx) -> None:
