@@ -1,6 +1,6 @@
 """Tables of the goldens: how many cases of what, which incidents they stand for, and which rows have none, and why.
 
-Everything is read from the recorded files, and the reasons from ``tests/goldens/test_coverage.py``, which asks for them.
+Everything is read from the recorded files; the reasons from ``tests/goldens/test_coverage.py``, which asks for them.
 """
 
 import ast
