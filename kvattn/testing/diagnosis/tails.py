@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kvattn.testing.diagnosis.lab import Lab, Refused
 from kvattn.testing.diagnosis.recipe import DRAWN, FLAT, Recipe, Sizes
+from kvattn.testing.formats import FORMATS
 
 TILES = (8, 16, 32, 64, 128, 256)
 """Sizes that kernels cut at."""
@@ -74,6 +75,8 @@ def _fine(lab: Lab, case: Recipe, axis: str) -> bool:
         lab.notes.append(f"{case.sizes} is refused: {refused}")
         return True
     want = _expected(lab, case)
+    if case.sizes.S * FORMATS[lab.dtype].roundoff > 1:  # a running total of ones may stand still: rounding, no tail
+        read = read / read.sum(-1, keepdims=True)
     close = lab.sharp * want.max() if axis != "channels" else 20 * lab.sharp
     return bool((np.abs(read - want) <= max(close, 1e-9)).all())
 
