@@ -20,7 +20,6 @@ from kvattn.testing.passing import must_pass
 
 if TYPE_CHECKING:
     from kvattn.counting import Recorder
-    from kvattn.goldens import Case
     from kvattn.testing.checking import Report
 
 MARKER = "kvattn_cases(**selection): run the test once for each golden case that kvattn.goldens.cases(**selection) has"
@@ -74,24 +73,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from kvattn.goldens import cases
 
     try:
-        names = [case.name for case in cases(**marker.kwargs)]
+        selected = cases(**marker.kwargs)
     except (KvattnError, TypeError) as error:
         raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from error
-    if not names:
+    if not selected:
         raise pytest.UsageError(f"{metafunc.definition.nodeid}: no golden case has {marker.kwargs}")
-    metafunc.parametrize("kvattn_case", names, indirect=True)
-
-
-@pytest.fixture
-def kvattn_case(request: pytest.FixtureRequest) -> "Case":
-    """One golden case.
-
-    >>> type(kvattn_case).__name__
-    'FixtureFunctionDefinition'
-    """
-    from kvattn.goldens import load
-
-    return load(request.param)
+    metafunc.parametrize("kvattn_case", selected, ids=[case.name for case in selected])
 
 
 @pytest.fixture
