@@ -1,6 +1,8 @@
 """Every form that a recipe names, a definition, steps, a paged cache, gives what is recorded."""
 
 from pathlib import Path
+import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -89,3 +91,13 @@ def test_a_mistake_is_the_formula_with_other_parameters() -> None:
     given = {"x": read(n, np.array([1.0]))}
     doubled = mistaken(lambda n, inputs, p: {"y": [p["times"] * x for x in inputs["x"]]}, {"times": 2})
     assert doubled(n, given, {"times": 1})["y"][0].rounded() == 2.0
+
+
+def test_what_an_operation_takes_stands_in_its_file() -> None:
+    """Operation, inputs, parameters and outputs of every case are named at the head of the file of its formula."""
+    for name, recipe in TOLD.items():
+        said = sys.modules[recipe.formula.__module__].__doc__ or ""
+        assert f'"{recipe.operation}"' in said.replace("\n", " "), recipe.operation
+        for word in (*recipe.parameters, *recipe.inputs, *CASES[name].expected):
+            general = re.sub(r"_\d+$", "_[a-z]", word)
+            assert re.search(rf"\b{general}\b", said), (name, word)

@@ -6,8 +6,10 @@
     ["evict", slots]      of each sequence only these slots stay, at their positions
     ["shift", by, from]   tokens from a slot on move by so many positions, and so do those to come
 
-Tokens are rows of ``q [N, Hq, D]``, ``k [N, Hkv, D]`` and ``v [N, Hkv, Dv]``.  A token's position is one more than that
-of the last one before it; keys turn to their positions in halves.  Expected: ``out_i [B, Hq, T, Dv]`` and ``lse_i`` of
+"history of a cache": inputs ``q [N, Hq, D]``, ``k [N, Hkv, D]`` and ``v [N, Hkv, Dv]``, whose rows are tokens;
+``operations`` on ``batch`` sequences.  A token's position is one more than that of the last one before it; queries and
+keys turn to their positions in halves, with ``base``.  The mask is causal, within a ``window`` beside the first
+``sinks`` positions or within a ``chunk`` where these are given.  Expected: ``out_i [B, Hq, T, Dv]`` and ``lse_i`` of
 every append whose sequences bring equally many tokens, and ``tokens`` and ``positions [B, n]`` at the end, -1 behind a
 shorter sequence.  Source: none; it follows from attention over what is held.
 """

@@ -1,10 +1,21 @@
 """Rows of numbers as codes and scales: GGUF blocks, eight- and four-bit floats, integers.
 
-Expected: the bytes or codes and the scales as they are stored, and what they are read back as, exactly.  Rounding is
-done on fractions, step by step as each format says.  Sources: ggml-quants.c (``quantize_row_q8_0_ref``,
-``quantize_row_q4_0_ref``); OCP 8-bit floating point 1.0; OCP Microscaling 1.0 §5 and §6.3; NVIDIA 2025 (arXiv
-2509.25149); Jacob et al. 2018 (1712.05877) §2.1; Liu et al. 2024 (KIVI, 2402.02750) §3; Ashkboos et al. 2024
-(2404.00456).
+"coded rows": input ``x [B, H, T, D]``; a ``format``
+
+    q8_0, q4_0                      blocks of 32 as ggml writes them
+    e4m3, e5m2                      a float32 scale from the numbers, or scales given beforehand, one or one a head
+    mxfp4, nvfp4                    a power of two for 32; an E4M3 scale for 16, all times scale
+    symmetric, zero point, minimum  integers of so many bits, scales in float32 unless given; where rotated,
+                                    behind a Hadamard rotation of the channels over the root of their number
+
+and for scales of the numbers a ``sharing``: so many heads, tokens and channels share one, null for all of them.
+Expected: ``blocks`` of bytes; or ``codes`` (two or four to a byte, the first channel lowest), ``scales`` and ``zeros``
+as they are stored; and ``decoded``, what they are read back as, exactly.  Rounding is done on fractions, step by step
+as each format says.
+
+Sources: ggml-quants.c (``quantize_row_q8_0_ref``, ``quantize_row_q4_0_ref``); OCP 8-bit floating point 1.0; OCP
+Microscaling 1.0 §5 and §6.3; NVIDIA 2025 (arXiv 2509.25149); Jacob et al. 2018 (1712.05877) §2.1; Liu et al. 2024
+(KIVI, 2402.02750) §3; Ashkboos et al. 2024 (2404.00456).
 """
 
 from collections.abc import Callable, Mapping

@@ -1,11 +1,29 @@
 """Dense attention with something more: norms of queries and keys, gates, differences of maps, fading, other places.
 
-    q, k ← norm, rotation (in the order that is named)      out ← gate, norm, difference
+Inputs ``q``, ``k``, ``v``, causal but for cross attention; expected ``out`` and ``lse``.
 
-Expected: the output, and the log-sum-exp where it is one row for each query head.  Sources: Henry et al. 2020
-(arXiv 2010.04245); Dehghani et al. 2023 (2302.05442) §2; Qiu et al. 2025 (2505.06708) §2.2; Ye et al. 2024 (2410.05258)
-§2.1; Lin et al. 2025 (2503.02130) §3; Jin et al. 2024 (2401.01325) §3.2; An et al. 2024 (2402.17463) §2; Sukhbaatar et
-al. 2019 (1907.01470) §3; Yang et al. 2025 (2505.16381); Zhou et al. 2024 (2410.17897).
+- "attention with normed queries and keys": ``norm`` null, rms, layer or whole projection, in an ``order``: norm first
+  or rotation first (halves, ``base``); ``eps``; ``query_weights`` and ``key_weights``, with ``added`` to them, biases
+  ``query_biases`` and ``key_biases``.
+- "cosine attention": rows of unit length, temperature exp(min(``logit_scale [H]``, ln ``most``)), ``scale``.
+- "attention with an output gate": ``gates [B, T, Hq·Dv or Hq]`` before ``gate``, sigmoid or softplus; or ``fused``,
+  each of ``heads`` with its query and its gate side by side.  "attention with a normed mix": ``weights``, ``eps``.
+- "differential attention": ``pairs`` side by side or halves; λ = exp(a₁·b₁) - exp(a₂·b₂) + ``initial`` of ``vectors``;
+  RMSNorm of a pair's mix with ``weights``, ``eps``, times 1 - initial.
+- "attention that forgets": ``gates [B, T, H]``, ``gate_bias [H]``.  "attention along a path of reflections":
+  ``directions [B, Hkv, T, D]``, not of unit length, and ``strengths``, before 2σ.
+- "attention with extended places": ``way`` plain, self extend (``group``, ``window``) or dual chunk (``chunk``,
+  ``farthest``); rotation of halves with ``base``.
+- "attention with memory rows": ``memory_k``, ``memory_v [Hkv, m, ..]``.  "cross attention": ``lengths [B]`` of k and v.
+- "attention with tied keys and values": ``row [B, Hkv, T, D]`` in both places; ``kind`` row (turned, mix turned back)
+  or projection (normed: ``query_weights``, ``key_weights``, ``eps``); ``base``.
+- "layers with a value residual": ``x``, and for each of ``layers`` ``query_n``, ``key_n``, ``value_n``, ``output_n`` of
+  ``heads`` and ``kv_heads``; x grows by each layer's output; ``mix``, own and first value, from the second layer on.
+  Expected: ``hidden``, and the last layer's ``lse``.
+
+Sources: Henry et al. 2020 (arXiv 2010.04245); Dehghani et al. 2023 (2302.05442) §2; Qiu et al. 2025 (2505.06708) §2.2;
+Ye et al. 2024 (2410.05258) §2.1; Lin et al. 2025 (2503.02130) §3; Jin et al. 2024 (2401.01325) §3.2; An et al. 2024
+(2402.17463) §2; Sukhbaatar et al. 2019 (1907.01470) §3; Yang et al. 2025 (2505.16381); Zhou et al. 2024 (2410.17897).
 """
 
 from collections.abc import Mapping

@@ -1,14 +1,24 @@
 """Policies that forget: what a key is worth, which keys stay, and what is answered from those.
 
     p[h, i, j] = the share of its attention that query i of head h gives to key j
-    H2O      Σ_i Σ_h p[h, i, j]          SnapKV   pooled mean over the last queries and the group's heads
-    TOVA     mean over all heads of p[h, last, j]
-    norms    -|k_j|                      KeyDiff  -cos(k_j, mean of k / |k|)
 
-Expected of a choice at once: ``scores`` and ``kept [B, Hkv, S]``, and the answer of the last query over the keys that
-stayed; of a choice after every token: the answers of all queries, and what is kept at the end.  Of equal scores the
-lowest slot stays.  Sources: Zhang et al. 2023 (arXiv 2306.14048); Li et al. 2024 (2404.14469); Oren et al. 2024
-(2401.06104); Devoto et al. 2024 (2406.11430); KeyDiff (2504.15364); Xiao et al. 2023 (2309.17453) §3.2.
+Inputs ``q``, ``k``, ``v``, causal.  "a choice of keys": a ``score`` of the prompt, of which the ``budget`` largest
+stay, of equal ones the lowest slot,
+
+    accumulated, averaged    Σ_i Σ_h p[h, i, j] over the group's heads; over the queries and heads that saw the key
+    votes                    mean over the last window queries, pooled by mean or max over pool neighbours,
+                             mean over the group; the window's own keys always stay
+    last query               mean over all heads of p[h, last, j]
+    key norm, key difference -|k_j|; -cos(k_j, mean of k / |k|)
+    recency                  the first sinks, then the last
+
+expects ``scores`` and ``kept [B, Hkv, S]``, and ``out`` and ``lse`` of the last query over what stayed.  "a choice of
+keys after every token": the ``policy`` heavy hitters, accumulated while the last ``recent`` always stay, or tova, with
+its ``budget``, expects all queries' ``out`` and ``lse`` and what is ``kept`` at the end.  "keys moved to their
+numbers": turned keys ``k`` (halves, ``base``), of which ``kept`` says which stay, expects ``k_moved``.
+
+Sources: Zhang et al. 2023 (arXiv 2306.14048); Li et al. 2024 (2404.14469); Oren et al. 2024 (2401.06104); Devoto et
+al. 2024 (2406.11430); KeyDiff (2504.15364); Xiao et al. 2023 (2309.17453) §3.2.
 """
 
 from collections.abc import Mapping

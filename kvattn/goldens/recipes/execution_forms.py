@@ -1,9 +1,19 @@
 """The same attention computed otherwise: in tiles, in parts, on ranks, by levels, through block tables, over trees.
 
-Expected: the output and the log-sum-exp of attention over all that a query sees; how it was cut does not show.
-Sources: Milakov & Gimelshein 2018 (arXiv 1805.02867) §3.1; Dao et al. 2022 (2205.14135); Liu et al. 2023 (2310.01889);
-Juravsky et al. 2024 (2402.05099) §3.1; Kwon et al. 2023 (2309.06180) §4.1; Miao et al. 2023 (2305.09781) §4.2; Fu et
-al. 2024 (2402.02057) §3.
+- "attention in parts": inputs ``q``, ``k``, ``v``, causal with queries at the last positions, ``sinks [Hq]``; within a
+  ``window``, with a ``softcap`` and ALiBi's ``slopes`` where these are given.
+- "attention by levels": ``q``, and segments ``k_n [Hkv, S, D]``, ``v_n`` with their ``members``; a sequence's keys are
+  its segments in order, and its queries the last of them; ``sinks``.
+- "attention through a block table": ``key_blocks``, ``value_blocks [N, page, Hkv, ..]``, ``table [B, columns]`` and
+  ``lengths [B]``.
+- "attention over a tree of drafts": tokens are ``start`` committed ones, the nodes of ``parents`` (-1 is the past), and
+  one that comes when the nodes of ``path`` have stayed; all turned in halves with ``base`` at their depth; a
+  ``window`` in positions.  ``out_after`` and ``lse_after`` are that last token's.
+
+Expected: ``out`` and ``lse`` of attention over all that a query sees; how it was cut does not show.  Sources: Milakov &
+Gimelshein 2018 (arXiv 1805.02867) §3.1; Dao et al. 2022 (2205.14135); Liu et al. 2023 (2310.01889); Juravsky et al.
+2024 (2402.05099) §3.1; Kwon et al. 2023 (2309.06180) §4.1; Miao et al. 2023 (2305.09781) §4.2; Fu et al. 2024
+(2402.02057) §3.
 """
 
 from collections.abc import Callable, Mapping

@@ -3,9 +3,19 @@
     c_s = RMSNorm(x_s W_dkv),   k_h,s = [c_s W_uk,h ; R_s(x_s W_kr)],   v_h,s = c_s W_uv,h
     I_ts = Σ_j w_tj relu(q_tj · k_s),    the k largest are attended to; of equal ones the first
 
-Expected: of a layer its hidden states, of attention its output, and the log-sum-exp.  Sources: DeepSeek-V2 (arXiv
-2405.04434) §2.1.2 eq. 9-19; DeepSeek-V3.2 (2512.02556) §2.1 eq. 1-2; Xiao et al. 2023 (2309.17453) §3.2; Beltagy et al.
-2020 (2004.05150) §3.1.
+- "latent attention": inputs ``x [B, T, M]``, ``kv_down``, ``kv_norm``, ``key_rope``, ``key_up``, ``value_up``,
+  ``query``, ``output``, and where queries have a latent of their own ``query_down`` and ``query_norm``; ``heads`` of
+  ``nope_width`` + rope features and ``value_width``; ``base``, ``layout`` half unless given, ``rotates`` unless
+  false; ``eps``; the scale 1/sqrt(nope + rope) times (0.1 · ``mscale`` · ln ``factor`` + 1)² where these are given.
+  With ``keep``: ``index_query``, ``index_key`` (its LayerNorm ``index_norm``, ``index_bias``) and ``index_weight`` of
+  ``index_heads``, whose first ``index_turned`` features turn in halves.  Expected: ``hidden`` and ``lse``.
+- "attention to sinks and a window": ``q``, ``k``, ``v``; the first ``sinks`` and the last ``window`` keys, turned in
+  halves with ``base`` at their positions, or ``renumbered`` among those that are visible.  Expected: ``out``, ``lse``.
+- "attention with global tokens": the same arrays again as ``global_q``, ``global_k``, ``global_v``; ``tokens`` see all
+  and are seen by all, others see ``reach`` to each side; ``causal`` or not.
+
+Sources: DeepSeek-V2 (arXiv 2405.04434) §2.1.2 eq. 9-19; DeepSeek-V3.2 (2512.02556) §2.1 eq. 1-2; Xiao et al. 2023
+(2309.17453) §3.2; Beltagy et al. 2020 (2004.05150) §3.1.
 """
 
 from collections.abc import Mapping

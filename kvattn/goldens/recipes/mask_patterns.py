@@ -1,8 +1,28 @@
 """Patterns of who sees whom beyond causal and window: dilated, strided, blocks, neighbourhoods, trees, images.
 
-Expected: what is visible ``[Hq, T, S]``, the output and the log-sum-exp.  Sources: Child et al. 2019 (arXiv 1904.10509)
-§4.3; Beltagy et al. 2020 (2004.05150) §3.1; Zaheer et al. 2020 (2007.14062) §2; Hassani et al. 2023 (2204.07143) §3.1;
-Xiao et al. 2023 (2309.17453) §3.2; Miao et al. 2023 (2305.09781) §4.2; Arriola et al. 2025 (2503.09573) §3.1.
+"attention with a pattern": inputs ``q``, ``k``, ``v``; queries stand at the last T of S positions i, keys at all of
+them.  ``pattern`` says which key a query sees; all but those marked * are causal.
+
+    all *, causal, tree              everything; j <= i; j < start, or an ancestor by parents, or itself
+    dilated                          i - j a multiple of rate, size keys
+    strided, local and strided       i - j a multiple of size; the latter on odd heads, size + 1 keys on even ones
+    columns, chunk and columns       count of each size from first on; the last count on odd heads, the
+                                     own chunk of size on even ones
+    chunked, sinks and window, duo   own chunk of size; first sinks keys and last size; the same, but not on
+                                     the first full heads
+    phi                              blocks of size: the last local, and block b where b + 1 + slide · h
+                                     is a multiple of vertical
+    blocks *, block diffusion *      own and earlier blocks of size; a noisy copy of length tokens first
+    bigbird *, global *              blocks of size: neighbours, ends, table; size - 1 to each side and
+                                     tokens
+    neighbourhood *, tiles *         window nearest on a grid, of tokens or of tiles of size
+    images *                         causal, own image of images [S] (0 is text) both ways, all of it less than
+                                     window away
+    prefix *                         causal or among the first prefix, and behind the first pads
+
+Expected: ``visible [Hq, T, S]``, ``out`` and ``lse``.  Sources: Child et al. 2019 (arXiv 1904.10509) §4.3; Beltagy et
+al. 2020 (2004.05150) §3.1; Zaheer et al. 2020 (2007.14062) §2; Hassani et al. 2023 (2204.07143) §3.1; Xiao et al. 2023
+(2309.17453) §3.2; Miao et al. 2023 (2305.09781) §4.2; Arriola et al. 2025 (2503.09573) §3.1.
 """
 
 from collections.abc import Callable, Mapping

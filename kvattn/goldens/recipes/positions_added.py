@@ -4,8 +4,18 @@
     x[i] + table[i]                                          learned
     s_ij = scale · f(i) · q_i · k_j                          a temperature by position
 
-Sources: Vaswani et al. 2017 (arXiv 1706.03762) §3.5; Gehring et al. 2017 (1705.03122) §3.1; Nakanishi 2025
-(2501.19399) §2 and the released code of Llama-4, Ministral-3, Inkling and Qwen-1.
+"sinusoidal embedding": inputs ``x [B, T, M]`` and ``positions [B, T]``; ``exponent`` paper or spanning (divided by M/2
+- 1), ``layout`` adjacent or half, ``offset`` on positions, ``magnitude`` of the waves.  "learned embedding": ``x``,
+``positions``, ``table [N, M]`` and the ``offset`` of its rows.  Both expect ``x_embedded``.  "attention with a
+temperature": ``q``, ``k``, ``v``, ``q_positions``, ``k_positions``, causal; f is a ``curve``, null for none:
+
+    stepped      1 + strength · ln(1 + floor((i + first) / period))       strength, period, first
+    rising       1 + strength · ln(max((i + 1) / length, 1))              strength, length
+    log length   max(ln(i + 1) / ln(length), 1)                           length
+    scalable     strengths[h] · ln(i + 1)                                 strengths
+
+It expects ``out`` and ``lse``.  Sources: Vaswani et al. 2017 (arXiv 1706.03762) §3.5; Gehring et al. 2017 (1705.03122)
+§3.1; Nakanishi 2025 (2501.19399) §2 and the released code of Llama-4, Ministral-3, Inkling and Qwen-1.
 """
 
 from collections.abc import Mapping

@@ -4,9 +4,15 @@
     q_i[pair k] ζ_k^(i/512),  k_j[pair k] ζ_k^(-j/512)                     xPos
     score = scale · Σ_c softplus(q_c) softplus(k_c) cos((i - j) θ_c - δ_c)       polar
 
-Expected: keys as they are cached, the output and the log-sum-exp.  Source: Wang et al. 2024 (Qwen2-VL, 2409.12191)
-§2.1.2; Agrawal et al. 2024 (Pixtral, 2410.07073) §2.1; Sun et al. 2022 (2212.10554) §3.2; Gopalakrishnan et al.
-2025 (2509.10534).
+"rotary attention on axes": inputs ``q``, ``k``, ``v`` and ``coordinates [axes, T]``; ``sections`` are pairs for each
+axis, in an ``order``: chunked, interleaved or alternating; ``base``; frequencies of all pairs together, or, where
+``spread`` says so, the same for each axis or one list dealt out; ``layout`` half unless given; ``causal`` or not.
+"fading rotary attention": ``layout``, ``period`` in the 512's place, ``origin`` at which nothing fades, and the
+``first`` token's position.  "polar attention": ``phases [Hkv, D]`` and ``base``.
+
+Expected: ``k_rotated``, the keys as they are cached, ``out`` and ``lse``.  Source: Wang et al. 2024 (Qwen2-VL,
+2409.12191) §2.1.2; Agrawal et al. 2024 (Pixtral, 2410.07073) §2.1; Sun et al. 2022 (2212.10554) §3.2; Gopalakrishnan
+et al. 2025 (2509.10534).
 """
 
 from collections.abc import Mapping

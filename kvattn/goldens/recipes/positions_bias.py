@@ -2,9 +2,21 @@
 
     s'[h, i, j] = s[h, i, j] + bias_h(i, j)          before the mask
 
-Expected: the output and the log-sum-exp, which sees what is the same for a whole row.  Sources: Press et al. 2021
-(arXiv 2108.12409) §3; Raffel et al. 2020 (1910.10683) §2.1; Chi et al. 2022 (2205.09921) §4; Li et al. 2023
-(2310.04418) §3.2; Chi et al. 2023 (2212.10356) §5; Liu et al. 2021 (2103.14030) and 2022 (2111.09883).
+"attention with a bias over distance": inputs ``q``, ``k``, ``v``, ``q_positions``, ``k_positions``, and ``sinks [H]``
+where there are any; ``causal`` by positions, or not; a ``scheme``, null for none, with
+
+    alibi      heads, kind behind, symmetric or key; table mpt with its exponent; a factor on the
+               slopes; without, so many further heads with slope 0
+    t5         table [buckets, H]; buckets, farthest, both_ways
+    kerple     height [H], shape [H]; kind log or power
+    fire       inner, inner_bias, outer, outer_bias; rate, threshold, epsilon
+    sandwich   heads, width
+    grid       grid of rows and columns; kind learned, with a table, or network, with inner,
+               inner_bias, outer, and the grid on which it was trained
+
+Expected: ``out`` and ``lse``, which sees what is the same for a whole row.  Sources: Press et al. 2021 (arXiv
+2108.12409) §3; Raffel et al. 2020 (1910.10683) §2.1; Chi et al. 2022 (2205.09921) §4; Li et al. 2023 (2310.04418) §3.2;
+Chi et al. 2023 (2212.10356) §5; Liu et al. 2021 (2103.14030) and 2022 (2111.09883).
 """
 
 from collections.abc import Mapping

@@ -2,8 +2,24 @@
 
     s_ij = scale · (R_i q_i) · (R_j k_j),     R_p turns pair k by p · θ_k,     j visible where position j <= position i
 
-Expected: keys as they are turned (a right table that is applied to the wrong pairs shows there), the output and the
-log-sum-exp.  Source: Su et al. 2021 (arXiv 2104.09864) §3.4.2; the scalings name theirs.
+"rotary attention": inputs ``q``, ``k``, ``v``, ``q_positions`` and ``k_positions [B, T]``; with ``starts [B]``, keys
+are numbered by rows, and those before ``starts`` are padding.  The first ``rotary_dim`` features turn (from ``start``
+on, where given; negative from the end), in ``layout`` half unless given, with ``base``; ``scheme`` says how
+frequencies are scaled, not at all unless given, and its parameters are
+
+    linear, ntk      factor; alpha            θ over the factor; base · α^(r/(r-2))
+    dynamic          factor, trained          α = factor · L / trained - (factor - 1) at length L
+    yarn             factor, trained          with fast 32, slow 1, truncate true, mscale 1,
+                                                      mscale_all_dim 0; attention_factor is the magnitude
+    llama3           factor, trained          with low and high
+    longrope         short, long, trained with factor, short_magnitude, long_magnitude
+    proportional     share, factor            none: nothing turns
+
+``scale_mscale`` multiplies the softmax scale by (0.1 · it · ln factor + 1)².  "rotary attention by own length": the
+same, each query and the keys it meets by the frequencies of as many tokens as the query sees.
+
+Expected: ``k_rotated``, the keys as they are turned (a right table that is applied to the wrong pairs shows there),
+``out`` and ``lse``.  Source: Su et al. 2021 (arXiv 2104.09864) §3.4.2; the scalings name theirs.
 """
 
 from collections.abc import Mapping

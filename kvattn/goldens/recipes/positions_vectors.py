@@ -5,8 +5,18 @@
     DeBERTa           s_ij = scale · (q_i · k_j + q_i · KR_δ + k_j · QR_δ),    scale = 1/sqrt(3 D)
     projection        s_ij = scale · q_i · k_j + r_i · curves[i - j]
 
-Sources: Shaw et al. 2018 (arXiv 1803.02155) §3.1; Dai et al. 2019 (1901.02860) §3.3; He et al. 2020 (2006.03654) §3.1;
-Inkling's released code.
+Inputs ``q``, ``k``, ``v``, ``causal`` or not, and for
+
+- "attention with distance vectors": ``key_table [behind + ahead + 1, D]``, whose row ``behind`` is for the own token,
+  and with ``values`` a ``value_table [.., Dv]`` alike; ``ahead`` rows are for later keys.
+- "attention with distance keys": ``projection [M, H·D]`` of sines, then cosines, ``content`` u and ``position`` v
+  ``[H, D]``; distances from ``-ahead`` to ``farthest``, beyond which the last serves.
+- "disentangled attention": ``q_positions``, ``k_positions``, ``key_table`` and ``query_table [H, 2·span, D]``, whose
+  row ``span`` is for distance 0; ``buckets``, their number and the farthest distance, for version 2.
+- "attention with projected distances": ``notes`` r ``[B, Hq, T, R]`` and ``curves [R, extent]``.
+
+Expected: ``out`` and ``lse``.  Sources: Shaw et al. 2018 (arXiv 1803.02155) §3.1; Dai et al. 2019 (1901.02860) §3.3; He
+et al. 2020 (2006.03654) §3.1; Inkling's released code.
 """
 
 from collections.abc import Mapping

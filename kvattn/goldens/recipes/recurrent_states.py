@@ -3,8 +3,16 @@
     S_t = e^{g_t} (I - β_t k_t k_tᵀ) S_{t-1} + β_t k_t v_tᵀ,    o_t = scale · S_tᵀ q_t
     y_t = Σ_i taps[:, i] · x_{t - c + 1 + i}
 
-Expected: the outputs, and the state or the rows to carry on with.  Sources: Yang, Kautz & Hatamizadeh 2024
-(arXiv 2412.06464) §3; Fu et al. 2022 (2212.14052); Poli et al. 2023 (2302.10866).
+"gated delta rule": inputs ``q``, ``k [B, Hk, T, Dk]``, ``v [B, Hv, T, Dv]``, ``log_decay``, ``beta [B, Hv, T]`` and the
+``state [B, Hv, Dk, Dv]`` before; ``scale``, null for 1/sqrt(Dk).  Expected: ``out`` and the ``state`` behind.  "gated
+delta layer": ``x [B, T, M]`` and the weights ``query``, ``key``, ``value``, ``decay``, ``log_rate``, ``decay_bias``,
+``beta``, ``gate``, ``norm``, ``output`` and ``convolution`` (channels of q, k, v in this order); ``key_heads``,
+``heads``, ``width`` Dk, ``value_width`` Dv, ``eps``, and ``negative_eigenvalues`` for twice the rates.  Expected:
+``hidden``.  "short convolution": ``x [B, T, C]``, ``taps [C, c]``, the ``carried [B, c - 1, C]`` rows before.
+Expected: ``y`` and the ``rows`` to carry on with.
+
+Sources: Yang, Kautz & Hatamizadeh 2024 (arXiv 2412.06464) §3; Fu et al. 2022 (2212.14052); Poli et al. 2023
+(2302.10866).
 """
 
 from collections.abc import Mapping

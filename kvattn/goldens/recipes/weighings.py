@@ -2,10 +2,18 @@
 
     out_i = Σ_j w_ij v_j,      w of the scores that query i sees; 0 where it sees none
 
-Expected: the output, and the log-sum-exp where a softmax is taken.  Sources: Ramapuram et al. 2024 (arXiv 2409.04431)
-§2; Wortsman et al. 2023 (2309.08586) §3; Zuhri et al. 2025 (2504.20966); Martins & Astudillo 2016 (1602.02068); Peters
-et al. 2019 (1905.05702); Tan et al. 2024 (2410.17980); Shazeer et al. 2020 (2003.02436); Golovneva et al. 2024
-(2405.18719) §4; Miller 2023, "Attention Is Off By One".
+Inputs ``q``, ``k``, ``v``, causal; scores are scaled by 1/sqrt(D).
+
+- "attention with other weights": ``weights`` sigmoid with a ``bias``; relu or squared relu over ``keys``; softpick with
+  ``epsilon``; sparsemax; entmax (1.5); stick breaking, where ``own_key`` says whether the query's own key is asked,
+  and ``remainder`` whether what is left over weighs ``vectors [H, Dv]``.  Expected: ``out``.
+- "attention with a one in the denominator": expected ``out`` and ``lse``, as of the next two.
+- "attention with talking heads": ``logits`` and ``weights [Hq, Hq]``, rows the heads that come out.
+- "attention with contextual positions": ``table [P, D]`` and ``gate_factor``.
+
+Sources: Ramapuram et al. 2024 (arXiv 2409.04431) §2; Wortsman et al. 2023 (2309.08586) §3; Zuhri et al. 2025
+(2504.20966); Martins & Astudillo 2016 (1602.02068); Peters et al. 2019 (1905.05702); Tan et al. 2024 (2410.17980);
+Shazeer et al. 2020 (2003.02436); Golovneva et al. 2024 (2405.18719) §4; Miller 2023, "Attention Is Off By One".
 """
 
 from collections.abc import Mapping
