@@ -1,10 +1,12 @@
 """A narrowed function rounds what goes in and what comes out, and keeps its signature."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from kvattn.testing import check
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.emulated import emulate
 from kvattn.testing.formats import FORMATS
@@ -53,3 +55,27 @@ def test_it_computes_as_a_flash_kernel_with_wide_weights() -> None:
     ours = emulate(q, k, v, arithmetic=arithmetic)
     assert np.mean(ours.out == out) > 0.95
     assert judge(out, q, k, v, arithmetic=Arithmetic("float32")).word == "fail"
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("faults", "fault_class", "shown_by"),
+    [
+        ({"head_map": "h % Hkv"}, "gqa-map", ()),
+        ({"scale": "1"}, "scale", ()),
+        ({"extra_keys": 1}, "window-off-by-one", ("causal", "window")),
+        ({"cap": "c * tanh(s)"}, "softcap", ("softcap",)),
+        ({"mask_reads": "blocked"}, "mask-polarity", ("mask",)),
+        ({"sink_count": 2}, "sink", ("sinks",)),
+        ({"log_base": 2.0}, "lse-merge", ()),
+    ],
+)
+def test_faults_are_named_in_16_bits(
+    faults: dict[str, Any], fault_class: str, shown_by: tuple[str, ...], name: str
+) -> None:
+    """`tests/benchmarks/planted_faults.py` tries all of them."""
+    pytest.importorskip("ml_dtypes", reason="bfloat16 arrays are those of ml_dtypes, of the peers extra")
+    target = replace(target_of(Narrowed(Planted(**faults), name)), features=frozenset(shown_by))
+    report = check(target, dtype=name, cases=8)
+    assert [finding.fault_class for finding in report.findings] == [fault_class]
+    assert "What it does was read" not in " ".join(report.notes)
