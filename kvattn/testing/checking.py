@@ -176,27 +176,55 @@ class Report:
 
     def __str__(self) -> str:
         """Return the report as text that fits on one screen."""
-        lines = [f"{self.target}: {self.verdict}"]
-        lines.append(f"  exercised: {', '.join(self.features) or 'q, k, v alone'}; {self.dtype}, seed {self.seed}")
+        head = textwrap.wrap(f"{self.target}: {self.verdict}", 100, subsequent_indent="  ")
+        told = f"exercised: {', '.join(self.features) or 'q, k, v alone'}; {self.dtype}, seed {self.seed}"
+        head += _indented(told, 2)
         if self.untested:
-            lines.append(f"  left at their defaults: {', '.join(self.untested)}")
-        shown = sorted(self.findings, key=lambda finding: finding.kind != "fault")[:6]
-        for finding in shown:
-            lines += ["", f"  {finding.kind}: {finding.fault_class}"]
-            lines += textwrap.wrap(finding.detail, 100, initial_indent="    ", subsequent_indent="    ")
-            lines += ["    reproduce:", f"      {finding.reproduce}"]
-        if len(self.findings) > len(shown):
-            lines += ["", f"  and {len(self.findings) - len(shown)} more: --json lists them"]
-        lines.append("")
+            head += _indented(f"left at their defaults: {', '.join(self.untested)}", 2)
+        tail = [""]
         if self.margin is not None:
-            lines.append(
+            tail.append(
                 f"  {self.margin.cases} drawn cases: largest error {self.margin.worst:.2g} of the {self.arithmetic}"
                 f" worst-case bound" + (f", {self.margin.suspect} suspect" if self.margin.suspect else "")
             )
         elif self.findings:
-            lines.append("  The rest was not compared: what was read leaves nothing to compare it with.")
-        lines += textwrap.wrap("; ".join(self.notes), 100, initial_indent="  ", subsequent_indent="  ")
-        return "\n".join(lines)
+            tail.append("  The rest was not compared: what was read leaves nothing to compare it with.")
+        notes = _indented("; ".join(self.notes), 2)
+        tail += notes if len(notes) <= 4 else [*notes[:3], notes[3][:80] + " …"]
+        body: list[str] = []
+        findings = sorted(self.findings, key=lambda finding: finding.kind != "fault")
+        for n, finding in enumerate(findings):
+            block = ["", f"  {finding.kind}: {finding.fault_class}", *_indented(finding.detail, 4), "    reproduce:"]
+            block += folded(finding.reproduce, 94, "      ")
+            if n and len(head) + len(body) + len(block) + len(tail) + 2 > 40:
+                body += ["", f"  and {len(findings) - n} more: --json lists them"]
+                break
+            body += block
+        return "\n".join([*head, *body, *tail])
+
+
+def _indented(text: str, by: int) -> list[str]:
+    return textwrap.wrap(text, 100, initial_indent=" " * by, subsequent_indent=" " * by)
+
+
+def folded(line: str, width: int, indent: str = "") -> list[str]:
+    """Lay one line of Python out on several, each of which ends where a statement ends or a bracket is open.
+
+    Examples
+    --------
+    >>> folded("a = 1; b = 2; print(a, b, 'expected', 3)", 16)
+    ['a = 1; b = 2', 'print(a, b,', "'expected', 3)"]
+    """
+    rows: list[str] = []
+    depth, last = 0, ""
+    for word in line.split(" "):
+        joined = f"{last} {word}" if last else word
+        if last and len(joined) > width and (depth > 0 or last.endswith(";")):
+            rows.append(last)
+            joined = word
+        last = joined
+        depth += sum(word.count(c) for c in "([{") - sum(word.count(c) for c in ")]}")
+    return [indent + row.removesuffix(";") for row in [*rows, last]]
 
 
 def check(
@@ -309,7 +337,8 @@ def _look(lab: Lab, cases: int, arithmetic: Arithmetic | None, progress: Callabl
     if lab.dtype != asked:
         lab.notes.append(f"What it does was read in {lab.dtype}; {asked} was compared in drawn cases")
     for name, needed, step in _STEPS:
-        if not lab.stopped and lab.can(*needed):
+        narrowed = lab.dtype != asked and step is precision.read_precision  # narrow code may well be narrow inside
+        if not lab.stopped and lab.can(*needed) and not narrowed:
             progress(name)
             _run(lab, name, needed, step)
     if lab.stopped:

@@ -7,7 +7,7 @@ all of them names what was read.  Rows in which a hypothesis shows no key are le
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,10 +127,10 @@ def _name_odd_causal(lab: Lab, cases: list[Recipe], read: list[Visible]) -> None
     if agree(np.triu(np.ones((_SQUARE.T, _SQUARE.S), np.bool_)), read[1][0, 0]):
         lab.add("mask-polarity", {"argument": "causal"}, "causal=True hides the past and shows the future.", cases[1])
         return
-    for group in (2, 4, 8, 16, 3):
-        if all(agree(_grouped(lab.behaviour, case.build(), group), r) for case, r in zip(cases, read, strict=True)):
-            detail = f"Rows share a triangle in groups of {group}: each sees what the last of its group may see."
-            lab.add("mask-compose", {"argument": "causal", "row_group": group}, detail, cases[1])
+    for group, of in product((2, 4, 8, 16, 3), ("rows of the call", "positions")):
+        if all(agree(_grouped(lab.behaviour, case.build(), group, of), r) for case, r in zip(cases, read, strict=True)):
+            detail = f"Rows share a triangle in groups of {group} {of}: each sees what the last of its group may see."
+            lab.add("mask-compose", {"argument": "causal", "row_group": group, "of": of}, detail, cases[1])
             return
     n = next(i for i, (w, r) in enumerate(zip(wanted, read, strict=True)) if not agree(w, r))
     parameters, words = describe(wanted[n], read[n])
@@ -139,9 +139,14 @@ def _name_odd_causal(lab: Lab, cases: list[Recipe], read: list[Visible]) -> None
     lab.add("mask-compose", {"argument": "causal", **parameters}, detail, cases[n])
 
 
-def _grouped(behaviour: Behaviour, built: Built, group: int) -> Visible:
+def _grouped(behaviour: Behaviour, built: Built, group: int, of: str) -> Visible:
     """Return what is seen where rows of one group share the last one's triangle."""
     i, j = query_places(built, behaviour.anchor, behaviour.shift), key_places(built)
+    if of == "rows of the call":
+        rows = np.arange(built.q.shape[2])[:, None]
+        return np.broadcast_to(
+            j <= i - rows + rows // group * group + group - 1, (*built.q.shape[:3], built.k.shape[2])
+        )
     return np.broadcast_to(j <= i // group * group + group - 1, (*built.q.shape[:3], built.k.shape[2]))
 
 

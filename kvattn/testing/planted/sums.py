@@ -84,7 +84,7 @@ FILLS = (
             "mask-fill-overflow",
             {"fill": fill, "form": "in place of the score"},
         )
-        for fill in (-1e4, -5e4, -65504.0, -1e9)
+        for fill in (-1e4, -5e4, -65504.0, -1e6)
     ),
     *(
         Mutant(

@@ -64,6 +64,6 @@ def test_a_finding_is_small_and_told_once() -> None:
 
 def test_a_declared_convention_is_no_fault() -> None:
     lab = Lab(replace(planted(anchor="top_left"), conventions=frozenset({"causal-align"})))
-    lab.add("causal-align", {}, "Top-left.", reproduce="f()")
+    lab.add("causal-align", {"anchor": "top_left"}, "Top-left.", reproduce="f()")
     lab.add("scale", {}, "Not scaled.", reproduce="f()")
     assert [finding.kind for finding in lab.findings] == ["convention", "fault"]

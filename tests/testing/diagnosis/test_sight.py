@@ -46,8 +46,8 @@ def windowed(table: Table) -> Lab:
         (lambda i, j, T, S, w: j < i + S - T, "causal-align", {"anchor": "bottom_right", "shift": -1}),
         (lambda i, j, T, S, w: j >= i + S - T, "mask-polarity", {"argument": "causal"}),
         (lambda i, j, T, S, w: (j <= i) | True, "mask-dropped", {"argument": "causal"}),
-        (lambda i, j, T, S, w: j <= i // 4 * 4 + 3 + S - T, "mask-compose", {"row": [0, 0, 0]}),
-        (lambda i, j, T, S, w: (j <= i + S - T) | (T > S), "causal-align", {"when": "T > S", "sees": [0, 1, 2, 3]}),
+        (lambda i, j, T, S, w: j <= i // 4 * 4 + 3 + S - T, "mask-compose", {"row_group": 4, "of": "rows of the call"}),
+        (lambda i, j, T, S, w: (j <= i + S - T) | (T > S), "causal-align", {"when": "T > S", "offset": "unsigned"}),
     ],
 )
 def test_a_causal_table_is_named(table: Table, fault_class: str, parameters: dict[str, Any]) -> None:
