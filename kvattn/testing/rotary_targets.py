@@ -145,7 +145,7 @@ rotate(x, positions) or rotate(q, k, positions)
     needed = [p.name for p in parameters[count:] if p.default is p.empty and p.kind != p.VAR_KEYWORD]
     if needed:
         raise ArgumentError(f"target must need only what the contract has, got required {needed[0]}; {EXPECTED}")
-    found = getattr(function, "__qualname__", repr(function))
+    found = getattr(function, "__qualname__", type(function).__qualname__)
     return RotaryTarget(
         name=f"{getattr(function, '__module__', '')}:{found}" if name is None else name,
         function=function,

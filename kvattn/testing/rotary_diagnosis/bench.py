@@ -240,7 +240,7 @@ class RotaryBench:
 
         >>> bench = bench_of(lambda x, positions: x, width=2)
         >>> bench.line([1]).split("; ")[-1]
-        "print(np.round(np.asarray(f(x, p))[0, 0, 0], 4).tolist(), 'expected', [-0.8415, 0.5403])"
+        "print(np.round(np.asarray(f(x, p))[0, 0, 0, [0, 1]], 4).tolist(), 'expected', [-0.8415, 0.5403])"
         """
         size, at = self.width or WIDTHS[0], np.array([positions])
         opening = ["import numpy as np", *([self.target.setup] if self.target.setup else [])]
@@ -254,8 +254,12 @@ class RotaryBench:
         unit = np.eye(size)[feature : feature + 1]
         digits = 4 if off > 1e-3 else 12
         right = self.expected(max(positions) + 1).rotate(unit, np.array([positions[t]]))[0]
-        show = f"print(np.round(np.asarray({call})[0, 0, {t}], {digits}).tolist(), 'expected', "
-        return "; ".join([*opening, built, show + f"{(np.round(right, digits) + 0.0).tolist()})"])
+        x = np.zeros((1, 1, len(positions), size))
+        x[..., feature] = 1
+        got = getattr(self.run(x, x, at), side)[0, 0, t]
+        most = sorted(np.argsort(-np.maximum(np.abs(got), np.abs(right)), kind="stable")[:4].tolist())
+        show = f"print(np.round(np.asarray({call})[0, 0, {t}, {most}], {digits}).tolist(), 'expected', "
+        return "; ".join([*opening, built, show + f"{(np.round(right[most], digits) + 0.0).tolist()})"])
 
     def _differences(self, at: Positions, size: int, only: str) -> Iterator[tuple[float, str, int, int]]:
         """Yield how far each row is off for each unit vector: distance, side, feature, row; nothing if it raises."""

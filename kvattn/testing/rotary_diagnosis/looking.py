@@ -71,5 +71,5 @@ def look(
     margin = drawn.read_drawn(bench, cases)
     known = bench.known["q"]
     if known.frequencies.any():
-        bench.notes.insert(0, f"Read: {len(known.first)} pairs, {name_scheme(known.frequencies)}.")
+        bench.notes.insert(0, f"Read: {len(known.first)} pairs, {name_scheme(known.frequencies)}")
     return bench, margin

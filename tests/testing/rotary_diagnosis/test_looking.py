@@ -13,7 +13,7 @@ def test_what_was_read_is_a_note() -> None:
     bench, margin = look(RotaryTarget("mine", rotary.rotate, expects=rotary), cases=5)
     assert bench.findings == []
     assert margin is not None
-    assert bench.notes[0] == ("Read: 32 pairs, Llama-3 with base 500000, factor 8, trained 8192, low 1, high 4.")
+    assert bench.notes[0] == ("Read: 32 pairs, Llama-3 with base 500000, factor 8, trained 8192, low 1, high 4")
 
 
 def test_a_function_that_always_raises() -> None:

@@ -1,0 +1,317 @@
+"""The whole reading of a layer: the plain call, positions, padding, parts, and drawn cases that mix them."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+import random
+
+import numpy as np
+
+from kvattn.errors import ArgumentError
+from kvattn.testing.diagnosis.differential import Margin
+from kvattn.testing.diagnosis.lab import Misshapen, Refused
+from kvattn.testing.layer_diagnosis import changes, manners
+from kvattn.testing.layer_diagnosis.bench import LayerBench
+from kvattn.testing.layer_diagnosis.changes import Change
+from kvattn.testing.layer_diagnosis.described import describe
+from kvattn.testing.layer_diagnosis.drawing import Drawing
+from kvattn.testing.layer_diagnosis.naming import explains, name, ran
+from kvattn.testing.layer_diagnosis.plan import Plan
+from kvattn.testing.layer_diagnosis.reading import Reading
+from kvattn.testing.layer_diagnosis.rotations import read_rotation
+from kvattn.testing.layer_targets import LayerTarget
+
+
+def look(
+    target: LayerTarget,
+    *,
+    seed: int = 0,
+    dtype: str = "float64",
+    cases: int = 80,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[LayerBench, Margin | None]:
+    """Read a layer, and compare drawn cases where what was read leaves something to compare.
+
+    Raises
+    ------
+    ArgumentError
+        When dtype is neither float64 nor float32.
+
+    Examples
+    --------
+    >>> from kvattn.testing.layer_targets import layer_target_of
+    >>> from kvattn.testing.planted_layer import PlantedLayer
+    >>> bench, margin = look(layer_target_of(PlantedLayer()), cases=4)
+    >>> bench.findings, margin.cases, margin.worst < 1
+    ([], 4, True)
+    """
+    if dtype not in ("float64", "float32"):
+        raise ArgumentError(f"dtype must be float64 or float32 for a layer, got {dtype}")
+    bench = LayerBench(target, seed=seed, dtype=dtype)
+    if target.weights is None and target.expects == Plan():
+        bench.notes.append("Nothing is declared of it: a Plan beside it, layer.expects = Plan(…), has more read")
+    steps: tuple[tuple[str, Callable[[LayerBench], None]], ...] = (
+        ("sizes", manners.settle),
+        ("manners", manners.read_manners),
+        ("the plain call", read_plain),
+        ("positions", read_positions),
+        ("padding", read_padding),
+        ("parts", read_parts),
+    )
+    for what, step in steps:
+        if bench.stopped:
+            return bench, None
+        progress(what)
+        try:
+            step(bench)
+        except Refused as refused:
+            words = f"{str(refused).capitalize()}" if isinstance(refused, Misshapen) else f"It raises {refused}"
+            parameters = {"raised": str(refused).partition(":")[0], "step": what}
+            bench.add("unclassified", parameters, f"{words}, where {what} were read.", reproduce=_last(bench, what))
+            bench.stopped = True
+    if bench.stopped:
+        return bench, None
+    progress("drawn cases")
+    return bench, read_drawn(bench, cases)
+
+
+def _last(bench: LayerBench, what: str) -> str:
+    if what == "parts":
+        return bench.line(bench.drawing(cuts=(3,)))
+    return bench.line(bench.drawing(valid="left" if what == "padding" else ""))
+
+
+def _plain(bench: LayerBench) -> list[Drawing]:
+    cases = [
+        bench.drawing(),
+        bench.drawing(B=3, T=7, Hq=6, Hkv=2, seed=bench.seed + 1, small=True),
+        bench.drawing(B=1, T=4, Hq=6, Hkv=3, seed=bench.seed + 2),
+    ]
+    free = bench.target.weights is None and not bench.target.width
+    if free and bench.target.expects != Plan() and not bench.target.expects.rotary:
+        cases.append(bench.drawing(D=12, T=6, Hq=8, Hkv=4, seed=bench.seed + 3))
+    if bench.target.expects.alibi:
+        cases.append(bench.drawing(B=1, T=6, Hq=12, Hkv=4, seed=bench.seed + 4))
+    return cases
+
+
+def _every(bench: LayerBench) -> Callable[[Reading], Iterable[Change]]:
+    width = bench.drawing().D
+
+    def tries(now: Reading) -> Iterator[Change]:
+        if now.plan == Plan():
+            yield from changes.undeclared(now)
+        yield from changes.projections(now)
+        yield from changes.heads(now)
+        yield from changes.bends(now)
+        yield from changes.norms(now)
+        yield from changes.rotations(now, width)
+
+    return tries
+
+
+def read_plain(bench: LayerBench) -> None:
+    """Compare plain calls with the plan, and name what differs.
+
+    Examples
+    --------
+    >>> from kvattn.testing.layer_diagnosis.bench import layer_bench
+    >>> from kvattn.testing.planted_layer import PlantedLayer
+    >>> bench = layer_bench(PlantedLayer(project=lambda joined, w_o: joined @ w_o * 2))
+    >>> read_plain(bench)
+    >>> bench.findings[0].parameters["part"]
+    'values'
+    """
+    drawings = _plain(bench)
+    settle_arithmetic(bench, drawings)
+    if name(bench, drawings, _every(bench), changes.fits, pairs=False):
+        return
+    bench.stopped = True
+    count = len(bench.findings)
+    if read_rotation(bench) and len(bench.findings) > count and _settled(bench, drawings):
+        return
+    del bench.findings[count:]
+    bench.reading = Reading(bench.target.expects)
+    bench.stopped = not name(bench, drawings, _every(bench))
+    if bench.stopped:
+        describe(bench, drawings[0])
+
+
+def _settled(bench: LayerBench, drawings: list[Drawing]) -> bool:
+    """Say whether the rotation that was read explains the cases, as closely as it could be read."""
+    cases = ran(bench, drawings)
+    if explains(bench, bench.reading, cases):
+        bench.stopped = False
+        return True
+    return explains(bench, bench.reading, cases, 1e6)
+
+
+def settle_arithmetic(bench: LayerBench, drawings: list[Drawing]) -> None:
+    """Fall back to float32 bounds for a layer that answers to float32 precision.
+
+    Examples
+    --------
+    >>> from kvattn.testing.layer_diagnosis.bench import layer_bench
+    >>> from kvattn.testing.planted_layer import PlantedLayer
+    >>> bench = layer_bench(PlantedLayer(cap=lambda product, scale: float(np.float32(product * scale))))
+    >>> settle_arithmetic(bench, [bench.drawing()])
+    >>> bench.compute
+    'float32'
+    """
+    cases = ran(bench, drawings)
+    if bench.compute == "float32" or explains(bench, bench.reading, cases):
+        return
+    bench.compute = "float32"
+    if explains(bench, bench.reading, cases):
+        bench.notes.append("It takes float64 and answers to float32 precision; the bounds are float32's")
+    else:
+        bench.compute = "float64"
+
+
+def read_positions(bench: LayerBench) -> None:
+    """Compare calls with positions of their own.
+
+    Examples
+    --------
+    >>> from kvattn.positions import Rotary
+    >>> from kvattn.testing.layer_diagnosis.bench import layer_bench
+    >>> from kvattn.testing.planted_layer import PlantedLayer
+    >>> from kvattn.testing.planted_rotation import PlantedRotation
+    >>> mine = PlantedLayer(rotate=PlantedRotation(reads="first row"))
+    >>> bench = layer_bench(mine, Plan(rotary=Rotary.of(8)))
+    >>> read_positions(bench)
+    >>> bench.findings[0].parameters
+    {'positions': 'first row'}
+    """
+    if not bench.can("positions") or bench.target.expects.axes or bench.target.expects.alibi:
+        return
+    drawings = [bench.drawing(positions="gaps"), bench.drawing(B=3, T=4, positions="gaps", seed=bench.seed + 5)]
+    drawings += [bench.drawing(positions="far"), bench.drawing(B=1, positions="later")]
+    every = _every(bench)
+
+    def tries(now: Reading) -> Iterator[Change]:
+        yield from changes.places(now, 600)
+        yield from every(now)
+
+    settle_arithmetic(bench, drawings)
+    if not name(bench, drawings, tries, pairs=False):
+        describe(bench, drawings[0])
+        bench.stopped = True
+
+
+def read_padding(bench: LayerBench) -> None:
+    """Compare calls with padding, and see that what stands in it does not matter.
+
+    Examples
+    --------
+    >>> from kvattn.testing.layer_diagnosis.bench import layer_bench
+    >>> from kvattn.testing.planted_layer import PlantedLayer
+    >>> bench = layer_bench(PlantedLayer(pads=lambda valid: valid | True))
+    >>> read_padding(bench)
+    >>> bench.findings[0].fault_class, bench.findings[0].parameters
+    ('padding-positions', {'pads': 'visible'})
+    """
+    if not bench.can("valid"):
+        return
+    drawings = [bench.drawing(B=3, T=6, valid=side, seed=bench.seed + n) for n, side in enumerate(("left", "right"))]
+    if not name(bench, drawings, changes.padding):
+        describe(bench, drawings[0])
+        bench.stopped = True
+        return
+    if bench.reading.pads != "hidden":
+        return
+    weights, case = drawings[0].build(bench.target.weights, bench.dtype)
+    poisoned = np.where(case.valid[..., None], case.x, np.nan)  # type: ignore[index]
+    if not np.isfinite(bench.run(weights, case._replace(x=poisoned))[case.valid]).all():
+        text = "NaN in the hidden states of padding comes through to tokens"
+        bench.add("masked-nan", {"at": "padding"}, f"{text}.", kind="convention", reproduce=bench.line(drawings[0]))
+
+
+def read_parts(bench: LayerBench) -> None:
+    """Compare sequences that are handed over in parts with the whole.
+
+    Examples
+    --------
+    >>> from kvattn.positions import Rotary
+    >>> from kvattn.testing.layer_diagnosis.bench import layer_bench
+    >>> from kvattn.testing.planted_layer import PlantedLayer
+    >>> from kvattn.testing.planted_rotation import PlantedRotation
+    >>> mine = PlantedLayer(rotate=PlantedRotation(), part=lambda before, count, right: right - before)
+    >>> bench = layer_bench(mine.cached, Plan(rotary=Rotary.of(8)))
+    >>> read_parts(bench)
+    >>> bench.findings[0].fault_class, bench.findings[0].parameters
+    ('rope-offset', {'positions': 'restart'})
+    """
+    if not bench.can("cache"):
+        return
+    scheme = bench.target.expects.rotary
+    if getattr(scheme, "trained", 10**9) < 16:
+        bench.notes.append("Parts were not compared: keys under a rotation that follows the length depend on the cut")
+        return
+    drawings = [
+        bench.drawing(T=7, cuts=(3,)),
+        bench.drawing(B=1, T=6, cuts=(2, 3, 4), seed=bench.seed + 1),
+        bench.drawing(B=3, T=7, cuts=(1, 5), seed=bench.seed + 2),
+    ]
+
+    def tries(now: Reading) -> Iterator[Change]:
+        yield from changes.parts(now)
+        yield from changes.rotations(now, drawings[0].D)
+        yield from changes.bends(now)
+
+    if not name(bench, drawings, tries):
+        describe(bench, drawings[0])
+        bench.stopped = True
+        return
+    if bench.can("valid"):
+        padded = [bench.drawing(B=3, T=8, valid="left", cuts=cuts) for cuts in ((5,), (6, 7))]
+        if not name(bench, padded, changes.padding):
+            describe(bench, padded[0])
+            bench.stopped = True
+            return
+    if bench.can("positions") and not bench.target.expects.alibi and not bench.target.expects.axes:
+        placed = [bench.drawing(T=7, positions="gaps", cuts=(3, 4))]
+        if not name(bench, placed, changes.parts):
+            describe(bench, placed[0])
+            bench.stopped = True
+
+
+def read_drawn(bench: LayerBench, count: int = 80) -> Margin:
+    """Compare drawn cases that mix positions, padding and parts.
+
+    Examples
+    --------
+    >>> from kvattn.testing.layer_diagnosis.bench import layer_bench
+    >>> from kvattn.testing.planted_layer import PlantedLayer
+    >>> read_drawn(layer_bench(PlantedLayer().cached), 6).cases
+    6
+    """
+    generator = random.Random(bench.seed)
+    done, worst, suspect = 0, 0.0, 0
+    for n in range(count):
+        drawing = _drawn(bench, generator, n)
+        try:
+            ratio = bench.differs(drawing)
+        except Refused as refused:
+            parameters = {"raised": str(refused).partition(":")[0], "drawn": True}
+            bench.add("unclassified", parameters, f"It raises {refused}.", reproduce=bench.line(drawing))
+            continue
+        done, worst, suspect = done + 1, max(worst, ratio), suspect + (0.5 < ratio <= 1)
+        if ratio > 1 and not any(f.fault_class == "unclassified" for f in bench.findings):
+            describe(bench, drawing)
+    return Margin(done, worst, suspect)
+
+
+def _drawn(bench: LayerBench, generator: random.Random, n: int) -> Drawing:
+    hkv, group = generator.choice((1, 2, 3)), generator.choice((2, 3, 4))
+    length = generator.choice((1, 2, 3, 5, 8, 13, 17))
+    case = bench.drawing(B=generator.choice((1, 2, 3)), T=length, Hq=hkv * group, Hkv=hkv, seed=bench.seed + n)
+    plain = not bench.target.expects.axes and not bench.target.expects.alibi
+    if bench.can("positions") and plain and generator.random() < 0.4:
+        case = replace(case, positions=generator.choice(("later", "gaps", "far")))
+    if bench.can("valid") and case.B > 1 and length > 4 and bench.reading.pads == "hidden" and generator.random() < 0.4:
+        case = replace(case, valid=generator.choice(("left", "right")))
+    following = getattr(bench.target.expects.rotary, "trained", 10**9) <= length
+    if bench.can("cache") and length > 2 and case.valid != "right" and not following and generator.random() < 0.5:
+        cuts = sorted(generator.sample(range(1, length), generator.choice((1, 2))))
+        case = replace(case, cuts=tuple(cuts))
+    return case
