@@ -45,7 +45,7 @@ class Examined(NamedTuple):
     Attributes
     ----------
     rows
-        What they read; ``v`` has a row of zeros more where there is a sink.
+        What they read; ``v`` begins with a row of zeros where there is a sink.
     scores, weights
         On the way.
     out, lse
@@ -141,7 +141,7 @@ def examined(call: Call, arithmetic: Arithmetic, take: int = 1 << 62) -> Iterato
     for rows in call.blocks(take):
         v = np.where(np.isfinite(rows.v), rows.v, 0.0)
         if rows.sink is not None:
-            v = np.concatenate([v, np.zeros((1, v.shape[1]))])
+            v = np.concatenate([np.zeros((1, v.shape[1])), v])
         head = rows.place[0], rows.place[1] * call.k.shape[1] // call.q.shape[1]
         if head not in copies:
             copies = {head: _alike(call.k[head], call.v[head], sink=rows.sink is not None)}
@@ -164,7 +164,7 @@ def _converted(rows: Rows, call: Call, arithmetic: Arithmetic, out: Limits, lse:
     if all(np.array_equal(x, y) for x, y in zip((q, k, v), (rows.q, rows.k, rows.v), strict=True)):
         return out, lse
     weights = weighed(scored(rows._replace(q=q, k=k), call, arithmetic), arithmetic)
-    p = weights.p[:, : len(v)]
+    p = weights.p[:, weights.p.shape[1] - len(v) :]
     return _moved(out, p @ v), _moved(lse, weights.lse)
 
 
@@ -178,7 +178,7 @@ def _moved(limits: Limits, converted: Array) -> Limits:
 def _alike(k: Array, v: Array, *, sink: bool) -> Alike:
     """Find copies among the keys of a head; a sink is a key like no other."""
     keys, pairs = _sets(k), _sets(np.concatenate([k, v], axis=1)) >= 0
-    return Alike(np.append(keys, -1), np.append(pairs, False)) if sink else Alike(keys, pairs)
+    return Alike(np.append(-1, keys), np.append(False, pairs)) if sink else Alike(keys, pairs)
 
 
 def _sets(rows: Array) -> Array:

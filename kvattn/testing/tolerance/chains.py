@@ -120,6 +120,27 @@ def unit(arithmetic: Arithmetic) -> float:
     return 2 * arithmetic.sum_ulp * format_of(arithmetic.accumulate).roundoff
 
 
+def binade(x: Array) -> Array:
+    """Return the power of two below each number: times ``u``, the most by which rounding moves it.
+
+    >>> binade(np.array([0.0, 1.5, -9.0]))
+    array([0., 1., 8.])
+    """
+    _, exponent = np.frexp(x)
+    found: Array = np.where(x == 0, 0.0, np.ldexp(0.5, exponent))
+    return found
+
+
+def weight_unit(arithmetic: Arithmetic) -> float:
+    """Return the largest relative error of rounding a weight to `probabilities`: none where that is not coarser.
+
+    >>> weight_unit(Arithmetic("float32")), weight_unit(Arithmetic("float32", probabilities="bfloat16")) == 2.0**-8
+    (0.0, True)
+    """
+    u_p = format_of(arithmetic.probabilities).roundoff
+    return u_p if u_p > format_of(arithmetic.compute).roundoff else 0.0
+
+
 def exact_products(name: str, arithmetic: Arithmetic) -> bool:
     """Say whether products of a format's numbers and `inputs` have room in `accumulate`.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.formats import format_of
-from kvattn.testing.tolerance.chains import above, below, path, rescales, underflow, unit
+from kvattn.testing.tolerance.chains import above, below, path, rescales, underflow, unit, weight_unit
 from kvattn.testing.tolerance.limits import Limits, closed
 from kvattn.testing.tolerance.outputs import SIGMAS
 from kvattn.testing.tolerance.running import Alike, additions
@@ -48,7 +48,7 @@ def logs(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Limits:
     array([0.69314718])
     """
     u, u_sum = format_of(arithmetic.compute).roundoff, unit(arithmetic)
-    u_p, tiny_sum = format_of(arithmetic.probabilities).roundoff, underflow(arithmetic.accumulate)
+    u_p, tiny_sum = weight_unit(arithmetic), underflow(arithmetic.accumulate)
     p, total, count = weights.p, weights.total[:, 0], weights.keys[:, 0]
     again = rescales(count, arithmetic)
     exp_error = 2 * arithmetic.exp_ulp * u

@@ -45,6 +45,7 @@ from kvattn.testing.tolerance.chains import (
     rescales,
     underflow,
     unit,
+    weight_unit,
 )
 from kvattn.testing.tolerance.limits import Limits, closed
 from kvattn.testing.tolerance.merging import merging, through_lse
@@ -86,7 +87,7 @@ def mixed(weights: Weights, v: Array, alike: Alike, arithmetic: Arithmetic) -> L
     (array([[2.]]), True)
     """
     u, u_sum = format_of(arithmetic.compute).roundoff, unit(arithmetic)
-    u_p, u_store = format_of(arithmetic.probabilities).roundoff, format_of(arithmetic.store).roundoff
+    u_p, u_store = weight_unit(arithmetic), format_of(arithmetic.store).roundoff
     tiny_sum = underflow(arithmetic.accumulate)
     p, total = weights.p, weights.total
     count, again = weights.keys, rescales(weights.keys, arithmetic)
@@ -118,13 +119,13 @@ def mixed(weights: Weights, v: Array, alike: Alike, arithmetic: Arithmetic) -> L
 
     exact = exact_products(arithmetic.probabilities, arithmetic)
     rounding = 0.0 if exact else u_sum**2 / 3 * (weights.rounded**2 @ v**2)  # [S4]
+    whole = u_p * np.abs(weights.rounded @ v) + u_store * np.abs(out) + underflow(arithmetic.store)  # [S4] [S8]
     if divided_first(arithmetic):
-        rounding = rounding + 2 * u**2 / 3 * (p**2 @ v**2)  # [S4]
+        rounding, whole = rounding + 2 * u**2 / 3 * (p**2 @ v**2), whole + u * np.abs(out)  # [S4]
     rescaled = np.log2(1 + again) * u_sum**2 / 3 * 2 * out**2
     finish = 2 * u**2 / 3 * out**2 * (total - 1 > u / 2)  # a total that rounds to 1 divides exactly
     variance = sums.variance + rounding + rescaled + finish + merging(weights, v, out, arithmetic)
     drift = sums.lost + sums.second + f + g * np.abs(out)
-    whole = u_p * np.abs(weights.rounded @ v) + u_store * np.abs(out) + underflow(arithmetic.store)  # [S4] [S8]
     statistical = SIGMAS * np.sqrt(variance) + drift + sums.together + whole
     everything = variance + (u_store * out) ** 2 / 3
     return closed(Limits(out, statistical, worst, everything, drift), weights, np.abs(v).max(0, initial=0), arithmetic)

@@ -40,9 +40,9 @@ class Power(NamedTuple):
 
     Examples
     --------
-    >>> print(Power(1e-4, 0.75, 2e-4, 0.01, 1e-3, 1e-3))
-    a dropped key that weighs over 1.0e-04 (75% of all keys), a stale one over 2.0e-04, a scale off by 1.0e-02, \
-a total by 1.0e-03, an lse by 1.0e-03
+    >>> print(Power(1e-4, 0.75, 0.0, 0.01, np.inf, 1e-3))
+    a dropped key that weighs over 1.0e-04 (75% of the keys), any stale value, a scale off by 1.0e-02, no wrong \
+total, an lse off by 1.0e-03
     """
 
     dropped_key: float
@@ -53,11 +53,19 @@ a total by 1.0e-03, an lse by 1.0e-03
     lse: float
 
     def __str__(self) -> str:
-        dropped = "no dropped key" if self.keys == 0 else f"a dropped key that weighs over {self.dropped_key:.1e}"
-        return (
-            f"{dropped} ({self.keys:.0%} of all keys), a stale one over {self.stale_row:.1e}, a scale off by"
-            f" {self.scale:.1e}, a total by {self.total:.1e}, an lse by {self.lse:.1e}"
-        )
+        dropped = f"a dropped key that weighs over {self.dropped_key:.1e} ({self.keys:.0%} of the keys)"
+        dropped = "no dropped key" if self.keys == 0 else "any dropped key" if self.keys == 1 else dropped
+        stale = f"a stale value that weighs over {self.stale_row:.1e}" if self.stale_row else "any stale value"
+        stale = "no stale value" if self.stale_row >= 1 else stale
+        rest = [
+            f"{article} {name} off by {least:.1e}" if np.isfinite(least) else f"no wrong {name}"
+            for article, name, least in (
+                ("a", "scale", self.scale),
+                ("a", "total", self.total),
+                ("an", "lse", self.lse),
+            )
+        ]
+        return ", ".join([dropped, stale, *rest])
 
 
 def power(some: Examined, tolerance: Array, lse_tolerance: Array) -> Power:
@@ -86,22 +94,23 @@ def power(some: Examined, tolerance: Array, lse_tolerance: Array) -> Power:
     >>> found.keys, found.scale < 1e-12
     (1.0, True)
     """
-    p, v, out = some.weights.p, some.rows.v, some.out.exact
-    count = some.rows.seen.shape[1]
+    if not some.rows.seen.size:
+        return Power(1.0, 0.0, 1.0, np.inf, np.inf, np.inf)
+    out, count = some.out.exact, some.rows.seen.shape[1]
+    heavy, v = some.weights.p[:, -count:], some.rows.v[-count:]  # without the sink
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         sharp = np.nan_to_num(0.5 / tolerance, nan=0.0, posinf=0.0)  # rows without tolerance see nothing
-        gain, fresh = np.zeros((len(p), count)), np.zeros((len(p), count))
-        before = np.roll(v[:count], 1, axis=0)
-        for row in range(len(p)):
-            gain[row] = (np.abs(v[:count] - out[row]) * sharp[row]).max(1, initial=0)
-            fresh[row] = (np.abs(before - v[:count]) * sharp[row]).max(1, initial=0)
-        heavy = p[:, :count]
+        gain, fresh = np.zeros((len(out), count)), np.zeros((len(out), count))
+        before = np.roll(v, 1, axis=0)
+        for row in range(len(out)):
+            gain[row] = (np.abs(v - out[row]) * sharp[row]).max(1, initial=0)
+            fresh[row] = (np.abs(before - v) * sharp[row]).max(1, initial=0)
         alone = (np.abs(out) * sharp).max(1, initial=0, keepdims=True)  # without its only key a row is 0
         dropped = np.where(heavy < 1, heavy / (1 - heavy) * gain, alone) > 1  # [P1]
         stale = heavy * fresh > 1  # [P2]
         seen = some.rows.seen
-        slope = np.where(seen, some.scores.slope[:, :count], 0.0)
-        moved = (heavy * slope) @ v[:count] - (heavy * slope).sum(1, keepdims=True) * out  # [P3]
+        slope = np.where(seen, some.scores.slope[:, -count:], 0.0)
+        moved = (heavy * slope) @ v - (heavy * slope).sum(1, keepdims=True) * out  # [P3]
         scale = 1 / (np.abs(moved) * sharp).max(initial=0)
         total = 1 / (np.abs(out) * sharp).max(initial=0)  # [P4]
         lse = 2 * np.where(some.weights.empty, np.inf, lse_tolerance).min(initial=np.inf)  # [P5]

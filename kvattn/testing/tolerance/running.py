@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvattn.testing.arithmetic import Arithmetic
-from kvattn.testing.formats import format_of
-from kvattn.testing.tolerance.chains import path, unit
+from kvattn.testing.tolerance.chains import path, unit, weight_unit
 from kvattn.testing.tolerance.weights import Weights
 from kvattn.typing import Array
 
@@ -108,7 +107,7 @@ def summed(weights: Weights, v: Array, out: Array, alike: Alike, arithmetic: Ari
     >>> bool(summed(w, v, w.p @ v, none, a).lost > 0.3)
     True
     """
-    p, u, u_p = weights.p, unit(arithmetic), format_of(arithmetic.probabilities).roundoff
+    p, u, u_p = weights.p, unit(arithmetic), weight_unit(arithmetic)
     rows, width = out.shape
     copied, share = alike.keys >= 0, 1 - 0.5 / arithmetic.sum_ulp
     each = np.where(copied, 0.0, weights.variance) + weights.later

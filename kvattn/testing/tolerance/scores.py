@@ -26,12 +26,12 @@ import numpy as np
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.formats import format_of
 from kvattn.testing.tolerance.calls import Call, Rows
-from kvattn.testing.tolerance.chains import above, conversion, exact_products, path, underflow, unit
+from kvattn.testing.tolerance.chains import above, binade, conversion, exact_products, path, underflow, unit
 from kvattn.typing import Array
 
 
 class Scores(NamedTuple):
-    """Scores of some rows, the sink's at the end where there is one.
+    """Scores of some rows, the sink's first where there is one.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ def scored(rows: Rows, call: Call, arithmetic: Arithmetic) -> Scores:
         sums = 2 * dot**2 + additions * squares
     if not exact_products(arithmetic.inputs, arithmetic):
         sums = sums + squares
-    variance = scale**2 * (u_sum**2 * sums + u**2 * 2 * squares) / 3 + u**2 * s**2  # [S1]
+    variance = scale**2 * (u_sum**2 * sums + u**2 * 2 * squares) / 3 + (u * binade(s)) ** 2  # [S1]
     slope = s
 
     exp_error = 2 * arithmetic.exp_ulp * u
@@ -131,9 +131,9 @@ def scored(rows: Rows, call: Call, arithmetic: Arithmetic) -> Scores:
     if rows.sink is not None:  # one key more, whose value is 0
         sink = np.full((len(q), 1), rows.sink)
         ds = conversion(sink, arithmetic.compute)
-        exact = np.concatenate([exact, sink], axis=1)
-        error = np.concatenate([error, ds + above(u, 3) * (np.abs(sink) + ds)], axis=1)  # [T9]
-        variance = np.concatenate([variance, (ds**2 + u**2 * sink**2) / 3], axis=1)
-        slope = np.concatenate([slope, np.zeros_like(sink)], axis=1)
+        exact = np.concatenate([sink, exact], axis=1)
+        error = np.concatenate([ds + above(u, 3) * (np.abs(sink) + ds), error], axis=1)  # [T9]
+        variance = np.concatenate([(ds**2 + u**2 * sink**2) / 3, variance], axis=1)
+        slope = np.concatenate([np.zeros_like(sink), slope], axis=1)
     error = np.where(np.isneginf(exact), 0.0, error)
     return Scores(exact, error, np.where(np.isneginf(exact), 0.0, variance), slope)

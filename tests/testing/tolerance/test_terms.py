@@ -369,10 +369,10 @@ TWO = -np.repeat([0.0, 0.1003], 100), np.repeat([1.0, -math.exp(0.1003)], 100)
 
 DEPTHS = -np.append(0.0, 3 + np.arange(64) / 19)
 flat = np.zeros((1, 1)), np.zeros((2000, 1)), np.random.default_rng(1).random((2000, 4)) + 1
-EXP: Edit = ("weights", "(2 * u**2 * depth**2 + exp_error**2 * (depth > 0)) / 3", "0")
+EXP: Edit = ("weights", "(2 * (u * binade(depth)) ** 2 + exp_error**2 * (depth > 0)) / 3", "0")
 SCORE: Edit = (
     "scores",
-    "variance = scale**2 * (u_sum**2 * sums + u**2 * 2 * squares) / 3 + u**2 * s**2",
+    "variance = scale**2 * (u_sum**2 * sums + u**2 * 2 * squares) / 3 + (u * binade(s)) ** 2",
     "variance = 0 * s",
 )
 NARROW = replace(DOUBLE, compute="float16", accumulate="float64", probabilities="float64", store="float64")
