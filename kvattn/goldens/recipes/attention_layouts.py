@@ -5,7 +5,7 @@ parameters ``heads`` and ``kv_heads``; outputs ``out [B, T, Hq·Dv]`` and ``lse 
 Operation ``attention_packed``: ``qkv [B, T, Hkv·(G·D + D + Dv)]``, each key/value head with its queries before it.
 Operation ``attention_stages``: inputs of ``attention``; outputs ``scaled``, ``capped``, ``biased`` and ``weights``
 ``[B, Hq, T, S]``; what the mask hides is -inf in ``biased`` and 0 in ``weights``.
-Operation ``cache_bytes``: how many bytes a cache holds, by a model's sizes.
+Operation ``cache_bytes``: how many bytes a cache holds, by a model's sizes; ``latent_cache_bytes``: of latent rows.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kvattn.caches.contiguous import Contiguous
-from kvattn.caches.rows import key_value
+from kvattn.caches.rows import key_value, latent
 from kvattn.goldens.formulas import capped, dot, reciprocal_root, softmax
 from kvattn.goldens.numbers import Numbers
 from kvattn.goldens.recipe import Formula, Recipe, Values, drawn
@@ -306,6 +306,29 @@ def _sizes() -> tuple[Recipe, ...]:
             value_width=256,
             itemsize=4,
         ),
+        Recipe(
+            name="dense/cache-size/latent",
+            row="variants/compressed/latent",
+            operation="latent_cache_bytes",
+            comment="A latent of 512 numbers and 64 turned ones for each token, once for all heads; 3 layers.",
+            inputs={"tokens": np.array([1, 3, 7])},
+            parameters={
+                "layers": 3,
+                "heads": 16,
+                "width": 192,
+                "value_width": 128,
+                "latent": 512,
+                "turned": 64,
+                "itemsize": 2,
+            },
+            formula=_latent_bytes,
+            ours=_ours_latent_bytes,
+            flags=(CACHE_SIZE,),
+            mistakes={
+                "keys and values of every head counted": lambda n, a, p: _bytes(n, a, {**p, "kv_heads": p["heads"]}),
+                "the turned part left out": lambda n, a, p: _latent_bytes(n, a, {**p, "turned": 0}),
+            },
+        ),
     )
 
 
@@ -317,6 +340,21 @@ def _bytes(_: Numbers, a: Values, p: Mapping[str, Any]) -> Values:
 def _bytes_by_division(n: Numbers, a: Values, p: Mapping[str, Any]) -> Values:
     width = p["hidden"] // p["heads"]
     return _bytes(n, a, {**p, "width": width, "value_width": width})
+
+
+def _latent_bytes(_: Numbers, a: Values, p: Mapping[str, Any]) -> Values:
+    token = p["layers"] * (p["latent"] + p["turned"]) * p["itemsize"]
+    return {"bytes": [token * tokens for tokens in a["tokens"]]}
+
+
+def _ours_latent_bytes(a: Mapping[str, Any], p: Mapping[str, Any]) -> dict[str, Any]:
+    row, found = p["latent"] + p["turned"], []
+    for tokens in a["tokens"].tolist():
+        cache = Contiguous.start(latent(row, np.float16), room=tokens).append(
+            [np.zeros((1, 1, tokens, row), np.float16)]
+        )
+        found.append(p["layers"] * (cache.nbytes - cache.padded))
+    return {"bytes": np.array(found)}
 
 
 def _ours_bytes(a: Mapping[str, Any], p: Mapping[str, Any]) -> dict[str, Any]:
