@@ -70,10 +70,10 @@ def judge(case: Case, found: Mapping[str, Any], *, within: float | None = None) 
     allowed = None if within is None else real("within", within, least=0.0)
     gaps = {name: _gap(array, case.expected[name]) for name, array in found.items()}
     worst = max(gaps, key=lambda name: gaps[name] / max(_room(case, name, allowed), 5e-324))
-    detail = (
-        f"{worst} is up to {gaps[worst]:.2g} from what is expected, where {_room(case, worst, allowed):.2g} is allowed"
-    )
-    kinds = (("pass", {"": {}}), ("convention", case.alternatives), ("fault", case.mistakes))
+    room = _room(case, worst, allowed)
+    detail = f"{worst} is up to {gaps[worst]:.2g} from what is expected, where {room:.2g} is allowed"
+    as_expected: Mapping[str, Mapping[str, Any]] = {"": {}}
+    kinds = (("pass", as_expected), ("convention", case.alternatives), ("fault", case.mistakes))
     for verdict, others in kinds:
         for name, outputs in others.items():
             wanted = {**case.expected, **outputs}
