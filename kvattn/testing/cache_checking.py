@@ -21,7 +21,7 @@ from kvattn.errors import ArgumentError
 from kvattn.testing.cache_diagnosis.habits import Model, Suspect, suspects
 from kvattn.testing.cache_diagnosis.magnitudes import FAR, Sizes, read_sizes
 from kvattn.testing.cache_diagnosis.observing import Shown, alike, observe
-from kvattn.testing.cache_diagnosis.scripts import Script, scripts_of, smaller
+from kvattn.testing.cache_diagnosis.scripts import Script, script, scripts_of, smaller
 from kvattn.testing.conformance import CacheAdapter, CacheFault, Session
 from kvattn.testing.diagnosis.finding import Finding
 
@@ -210,14 +210,22 @@ def _run(adapter: CacheAdapter, steps: Script) -> CacheFault | None:
 
 
 def _legal(steps: Script) -> bool:
-    known: set[int] = set()
+    """Whether each step is of a cache, of sequences and of tokens that are there."""
+    sizes: dict[int, tuple[int, int]] = {}  # sequences, tokens
     for verb, (line, *rest) in steps:
+        batch, length = sizes.get(line, (0, 0))
         if verb == "start":
-            known.add(line)
-        elif line not in known:
+            sizes[line] = rest[0], 0
+        elif not batch or (verb == "rollback" and rest[0] > length):
             return False
+        elif verb == "select":
+            if not length or max(rest) >= batch:
+                return False
+            sizes[line] = len(rest), length
         elif verb == "branch":
-            known.add(rest[0])
+            sizes[rest[0]] = batch, length
+        else:
+            sizes[line] = batch, length + (rest[0] if verb == "append" else -rest[0])
     return True
 
 
@@ -318,6 +326,33 @@ def _of_sizes(sizes: Sizes) -> Finding:
     }
     within = f" (rounding stays within a factor of {math.exp(FAR):.2f})"
     return Finding("quantised-kv", "fault", parameters, f"{words}{within}.", "read_sizes(adapter)")
+
+
+def replay(adapter: CacheAdapter, steps: str) -> None:
+    """Do again what a finding's ``reproduce`` says: the first number of each step says of which cache.
+
+    Raises
+    ------
+    CacheFault
+        What is wrong, at the step where it is seen.
+    ArgumentError
+        Words that are no steps, or steps with what is not there.
+
+    Examples
+    --------
+    >>> from kvattn.testing.conformance import PagedAdapter
+    >>> replay(PagedAdapter(), "start 0 2, append 0 3, branch 0 1, append 1 2, select 0 1 0")
+    """
+    try:
+        read = script(steps)
+        legal = bool(read) and all(step.verb in METHODS for step in read) and _legal(read)
+    except (ValueError, IndexError):
+        read, legal = (), False
+    if not legal:
+        raise ArgumentError(f"steps must be of caches, sequences and tokens that are there, got {steps!r}")
+    fault = _run(adapter, read)
+    if fault is not None:
+        raise fault
 
 
 def load_cache(name: str) -> CacheAdapter | None:

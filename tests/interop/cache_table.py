@@ -496,9 +496,24 @@ print(cache.trim(2), cache.trim(-3), feed(cache, 8))
 """,
         "2 -3 [0.0, 1.0, 2.0, 0.0, 8.0]",
     ),
+    "sinks-hidden-in-prompt": Remark(
+        FAULT,
+        "row out of sight",
+        "A first prompt of more than `max_size` tokens is masked by a plain window of `max_size`: its later queries do "
+        "not see the kept rows, and see rows that the same tokens do not see one by one.  `generate_step` says of "
+        "`max_kv_size`, which keeps 4, that the first 4 tokens are not overwritten, and takes prompts in steps of "
+        "2048: no step is unusual.",
+        """
+alone, cache = RotatingKVCache(max_size=4, keep=2), RotatingKVCache(max_size=4, keep=2)
+print([sorted(feed(alone, token)) for token in range(6)][4:])
+mask, seen = cache.make_mask(6, return_array=True), feed(cache, *range(6))
+print([[token for token, show in zip(seen, row) if show] for row in mask.tolist()][4:])
+""",
+        "[[0.0, 1.0, 3.0, 4.0], [0.0, 1.0, 4.0, 5.0]]\n[[1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 5.0]]",
+    ),
     "sinks-hidden": Remark(
         FAULT,
-        "lost row",
+        "row out of sight",
         "With `keep`, a query that comes alone sees the kept rows; of several that come at once on a full ring, the "
         "later ones do not.",
         """
@@ -651,7 +666,7 @@ ROWS = (
     Row(M, "ConcatenateKVCache", (H, "trim-is-forgotten", "—", *NO_FILTER, H, "—", "size-is-zero")),
     Row(M, "QuantizedKVCache", (H, "negative-trim", "—", *NO_FILTER, H, "—", "size-is-zero")),
     Row(M, "RotatingKVCache", ("empty-append", "not-trimmable", H, *NO_FILTER, H, "—", H)),
-    Row(M, "RotatingKVCache, keep", ("sinks-hidden", "not-trimmable", H, *NO_FILTER, H, "—", H)),
+    Row(M, "RotatingKVCache, keep", ("sinks-hidden-in-prompt sinks-hidden", "not-trimmable", H, *NO_FILTER, H, "—", H)),
     Row(M, "ChunkedKVCache", (H, "trims-what-it-can uneven-trim", H, *NO_FILTER, H, "—", H)),
     Row(M, "BatchKVCache", (H, "negative-trim", "—", H, H, H, "—", H)),
     Row(M, "BatchRotatingKVCache", (H, "not-trimmable", H, H, H, H, "—", H)),
@@ -662,8 +677,9 @@ HEAD = """# Caches of others
 
 What serving code does to a cache was done to the caches of transformers 5.23 and of mlx-lm 0.32 on a CPU, by one state
 machine ({py:class}`~kvattn.testing.machines.conformance.CacheMachine`) beside a plain list of tokens, through the
-adapters {doc}`/reference/interop/transformers_caches` and {doc}`/reference/interop/mlx_caches`.  To drive your own
-cache, write five methods: {doc}`/reference/testing/conformance`.
+adapters {doc}`/reference/interop/transformers_caches` and {doc}`/reference/interop/mlx_caches`.  To have your own
+cache driven, and what is wrong with it named, write five methods and run `kvattn check module:Adapter`, or
+{py:func}`~kvattn.testing.cache_checking.check_cache`: {doc}`/howto/check-your-cache`.
 
 **holds** was driven and nothing was wrong.  A *convention* is refused aloud, or documented, or merely another choice.
 A **fault** breaks what a docstring promises, or loses or mixes rows without a word; its name is one of the machine's.

@@ -51,8 +51,8 @@ def test_what_holds_is_driven(name: str) -> None:
 @pytest.mark.parametrize("name", HOLDING)
 def test_a_check_has_no_false_alarm(name: str) -> None:
     report = check_cache(HOLDING[name], drawn=2)
-    if name == "RotatingKVCache, keep":  # a first prompt longer than all its slots is masked by a plain window
-        assert report.findings[0].parameters == {"failure": "row out of sight"}
+    if name == "RotatingKVCache, keep":
+        assert report.findings[0].parameters == {"failure": MLX["sinks-hidden-in-prompt"].kind}
         assert report.findings[0].reproduce == "start 0 1, append 0 6"
     else:
         assert report.verdict == "pass", str(report)
@@ -74,3 +74,13 @@ def test_the_session_sees_rows_come_back() -> None:
     with pytest.raises(CacheFault) as found:
         session.rollback(line, 2)
     assert found.value.kind == MLX["trim-is-forgotten"].kind
+
+
+def test_the_session_sees_that_sinks_are_hidden_from_several_queries() -> None:
+    session = Session(mlx.rotating(5, 2, **ONE, rollback=0, untried=frozenset({"negative", "none"})))
+    line = session.start(1)
+    for _ in range(5):
+        session.append(line, 1)
+    with pytest.raises(CacheFault) as found:
+        session.append(line, 2)
+    assert found.value.kind == MLX["sinks-hidden"].kind

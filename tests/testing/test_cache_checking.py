@@ -5,8 +5,8 @@ import json
 import pytest
 
 from kvattn.errors import ArgumentError
-from kvattn.testing.cache_checking import CLASSES, CacheReport, check_cache, load_cache
-from kvattn.testing.conformance import FAULTS, PagedAdapter, Session
+from kvattn.testing.cache_checking import CLASSES, CacheReport, check_cache, load_cache, replay
+from kvattn.testing.conformance import FAULTS, CacheFault, PagedAdapter, Session
 from kvattn.testing.planted_caches import PlantedCache, PlantedPages
 
 
@@ -27,6 +27,26 @@ def test_a_fault_without_a_name_is_told_by_its_failure() -> None:
     assert report.findings[0].parameters["failure"] == "lost row"
     assert "key 4 of sequence 0" in report.findings[0].detail
     assert report.findings[0].reproduce == "start 0 1, append 0 5"
+
+
+@pytest.mark.parametrize(
+    "wrong", [PlantedCache(select_keys_only=True), PlantedCache(rollback_extra=1), PlantedPages(3, shares=True)]
+)
+def test_a_finding_can_be_done_again(wrong: PlantedCache | PlantedPages) -> None:
+    """Mutant: scripts were made smaller until they selected sequences that were not there."""
+    steps = check_cache(wrong, drawn=0).findings[0].reproduce
+    replay(PagedAdapter(), steps)
+    with pytest.raises(CacheFault):
+        replay(wrong, steps)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    ["", "start 0 2, stir 0 1", "start 0 two", "start 0", "append 0 1", "start 0 1, append 0 1, select 0 1"],
+)
+def test_what_is_no_step_is_not_done_again(steps: str) -> None:
+    with pytest.raises(ArgumentError, match="steps must be of caches, sequences and tokens that are there, got "):
+        replay(PagedAdapter(), steps)
 
 
 def test_what_is_no_adapter_is_refused() -> None:
@@ -53,8 +73,6 @@ def test_the_report_is_json() -> None:
 
 def test_a_source_that_grows_is_seen() -> None:
     """Mutant of the session: rows behind a source were not looked at."""
-    from kvattn.testing.conformance import CacheFault
-
     Session(PlantedCache(source=True)).follow("start 2, append 3, append 2")
     with pytest.raises(CacheFault, match="row out of sight: behind the 3 keys of the source comes Name"):
         Session(PlantedCache(source=True, source_grows=True)).follow("start 2, append 3, append 2")
