@@ -132,3 +132,61 @@ def test_safetensors_reads_the_export(tmp_path: Path) -> None:
                         assert array.tobytes() == getattr(case, part)[name].tobytes()
                         read_back += 1
     assert read_back > 1000
+
+
+def masked(case: Case) -> Any:
+    """The boolean mask of a case of the operation ``attention``, by its words."""
+    q, k = case.inputs["q"], case.inputs["k"]
+    length, held, p = q.shape[2], k.shape[2], case.parameters
+    first = held - length if p.get("alignment", "bottom_right") == "bottom_right" else 0
+    i = case.inputs.get("q_positions", np.arange(first, first + length)[None])[:, None, :, None]
+    j = case.inputs.get("k_positions", np.arange(held)[None])[:, None, None, :]
+    size = p.get("window", 10**9) + (p.get("window_bound") == "distance")
+    seen = (j <= i) | (not p.get("causal", False))
+    if "window" in p:
+        seen = seen & (i - j < size) & (i - j >= -p.get("ahead", 0))
+    seen = seen | (j < p.get("prefix", -(10**9)))
+    if "mask" in case.inputs:
+        seen = seen & (case.inputs["mask"] ^ p.get("inverted", False))
+    if "lengths" in case.inputs:
+        seen = seen & (j < case.inputs["lengths"][:, None, None, None])
+    if "starts" in case.inputs:
+        seen = seen & (j >= case.inputs["starts"][:, None, None, None])
+    return np.broadcast_to(seen, (q.shape[0], q.shape[1], length, held))
+
+
+SDPA = {"scale", "causal", "alignment", "window", "window_bound", "ahead", "prefix", "inverted", "lse_base"}
+"""Parameters that torch's attention can be told of, through a mask where it has no word for them."""
+
+TOLD = {
+    name: case
+    for name, case in CASES.items()
+    if case.operation == "attention"
+    and case.result != "invalid"
+    and case.parameters.keys() <= SDPA
+    and not case.inputs.keys() & {"sinks", "slopes", "documents"}
+    and set(case.dtypes.values()) <= {"float64", "bool", "int64"}
+    and all(np.isfinite(case.inputs[name]).all() for name in "qkv")
+    and 0 not in case.expected["out"].shape
+    and case.inputs["k"].shape[2] > 0
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_torch_gives_the_expected_outputs_in_double_precision(name: str) -> None:
+    """An implementation that shares nothing with ours; rows that see nothing are 0 there too."""
+    torch = pytest.importorskip("torch", reason="an independent attention in double precision: kvattn[peers]")
+    case = TOLD[name]
+    q, k, v = (torch.from_numpy(np.array(case.inputs[part])) for part in "qkv")
+    bias = np.where(masked(case), case.inputs.get("bias", 0.0), -np.inf)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        found = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=torch.from_numpy(bias), scale=case.parameters.get("scale"), enable_gqa=True
+        )
+    empty = ~masked(case).any(axis=3) | np.isneginf(bias).all(axis=3)
+    out = np.where(empty[..., None], 0.0, found.numpy())  # NaN there where a bias of -inf empties a row
+    assert np.abs(out - case.expected["out"]).max() <= case.bounds["out"]
+
+
+def test_torch_is_asked_about_many() -> None:
+    assert len(TOLD) >= 80
