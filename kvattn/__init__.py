@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kvattn.counting import Tally, counting
 
 if TYPE_CHECKING:
-    from kvattn import caches, execution, masks, mods, positions, testing, variants
+    from kvattn import caches, execution, goldens, masks, mods, positions, testing, variants
     from kvattn.core.merge import merge
     from kvattn.errors import KvattnError
     from kvattn.one_liners import attend, attention
@@ -35,6 +35,7 @@ __all__ = [
     "caches",
     "counting",
     "execution",
+    "goldens",
     "masks",
     "merge",
     "mods",
