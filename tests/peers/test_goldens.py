@@ -190,3 +190,40 @@ def test_torch_gives_the_expected_outputs_in_double_precision(name: str) -> None
 
 def test_torch_is_asked_about_many() -> None:
     assert len(TOLD) >= 80
+
+
+CAPPED = {
+    name: case
+    for name, case in CASES.items()
+    if case.operation in {"attention", "attention_stages"}
+    and "softcap" in case.parameters
+    and case.parameters.keys() <= {"softcap", "causal", "window", "scale"}
+    and not case.inputs.keys() & {"sinks", "slopes"}
+}
+
+
+@pytest.mark.parametrize("name", CAPPED)
+def test_onnx_gives_the_expected_outputs_in_double_precision(name: str) -> None:
+    """Its reference takes the mask as a bias, and hands out scores that are capped, biased or normalised."""
+    attention = pytest.importorskip("onnx.reference.ops.op_attention", reason="ONNX's reference: kvattn[peers]")
+    case = CAPPED[name]
+    arrays = [np.array(case.inputs[part]) for part in "qkv"]
+    bias = np.where(masked(case), case.inputs.get("bias", 0.0), -np.inf)
+    options = {key: case.parameters[key] for key in ("softcap", "scale") if key in case.parameters}
+
+    def answer(mode: int) -> Any:
+        found = attention._compute_attention(*arrays, attn_mask=bias, qk_matmul_output_mode=mode, **options)
+        return found[0], found[-1]
+
+    if case.operation == "attention":
+        assert np.abs(answer(0)[0] - case.expected["out"]).max() <= case.bounds["out"]
+        return
+    for mode, stage in ((1, "capped"), (2, "biased"), (3, "weights")):
+        scores, wanted = answer(mode)[1], case.expected[stage]
+        assert np.array_equal(np.isinf(scores), np.isinf(wanted))
+        seen = np.isfinite(wanted)
+        assert np.abs(scores[seen] - wanted[seen]).max() <= case.bounds[stage], stage
+
+
+def test_onnx_is_asked_about_several() -> None:
+    assert len(CAPPED) >= 10
