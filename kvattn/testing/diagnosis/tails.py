@@ -72,7 +72,8 @@ def _fine(lab: Lab, case: Recipe, axis: str) -> bool:
     try:
         read = lab.weights(case)
     except Refused as refused:
-        lab.notes.append(f"{case.sizes} is refused: {refused}")
+        note = f"Some numbers of {axis} are refused: {refused}"
+        lab.notes.extend([note] if note not in lab.notes else [])
         return True
     want = _expected(lab, case)
     if case.sizes.S * FORMATS[lab.dtype].roundoff > 1:  # a running total of ones may stand still: rounding, no tail
