@@ -14,7 +14,7 @@ from kvattn.testing.layer_diagnosis.bench import LayerBench
 from kvattn.testing.layer_diagnosis.changes import Change
 from kvattn.testing.layer_diagnosis.described import describe
 from kvattn.testing.layer_diagnosis.drawing import Drawing
-from kvattn.testing.layer_diagnosis.naming import explains, name, ran
+from kvattn.testing.layer_diagnosis.naming import SINGLE, explains, name, ran
 from kvattn.testing.layer_diagnosis.plan import Plan
 from kvattn.testing.layer_diagnosis.reading import Reading
 from kvattn.testing.layer_diagnosis.rotations import read_rotation
@@ -162,9 +162,14 @@ def settle_arithmetic(bench: LayerBench, drawings: list[Drawing]) -> None:
         return
     bench.compute = "float32"
     if explains(bench, bench.reading, cases):
-        bench.notes.append("It takes float64 and answers to float32 precision; the bounds are float32's")
+        bench.notes.append(SINGLE)
     else:
         bench.compute = "float64"
+
+
+def _gaps(bench: LayerBench) -> str:
+    """Return which positions to hand over: with gaps, unless a window may count either rows or positions."""
+    return "gaps" if bench.target.expects.window is None else "later"
 
 
 def read_positions(bench: LayerBench) -> None:
@@ -184,7 +189,8 @@ def read_positions(bench: LayerBench) -> None:
     """
     if not bench.can("positions") or bench.target.expects.axes or bench.target.expects.alibi:
         return
-    drawings = [bench.drawing(positions="gaps"), bench.drawing(B=3, T=4, positions="gaps", seed=bench.seed + 5)]
+    gaps = _gaps(bench)
+    drawings = [bench.drawing(positions=gaps), bench.drawing(B=3, T=4, positions=gaps, seed=bench.seed + 5)]
     drawings += [bench.drawing(positions="far"), bench.drawing(B=1, positions="later")]
     every = _every(bench)
 
@@ -269,7 +275,7 @@ def read_parts(bench: LayerBench) -> None:
             bench.stopped = True
             return
     if bench.can("positions") and not bench.target.expects.alibi and not bench.target.expects.axes:
-        placed = [bench.drawing(T=7, positions="gaps", cuts=(3, 4))]
+        placed = [bench.drawing(T=7, positions=_gaps(bench), cuts=(3, 4))]
         if not name(bench, placed, changes.parts):
             describe(bench, placed[0])
             bench.stopped = True
@@ -307,7 +313,7 @@ def _drawn(bench: LayerBench, generator: random.Random, n: int) -> Drawing:
     case = bench.drawing(B=generator.choice((1, 2, 3)), T=length, Hq=hkv * group, Hkv=hkv, seed=bench.seed + n)
     plain = not bench.target.expects.axes and not bench.target.expects.alibi
     if bench.can("positions") and plain and generator.random() < 0.4:
-        case = replace(case, positions=generator.choice(("later", "gaps", "far")))
+        case = replace(case, positions=generator.choice(("later", _gaps(bench), "far")))
     if bench.can("valid") and case.B > 1 and length > 4 and bench.reading.pads == "hidden" and generator.random() < 0.4:
         case = replace(case, valid=generator.choice(("left", "right")))
     following = getattr(bench.target.expects.rotary, "trained", 10**9) <= length
