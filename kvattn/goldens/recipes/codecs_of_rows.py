@@ -231,9 +231,12 @@ def _small_floats(n: Numbers, x: Nested, p: Mapping[str, Any]) -> dict[str, Nest
         each = Fraction(1) if p.get("written_unscaled") else of(b, h, t, d)
         return _rounded(y / each, name) if each else Fraction(0)
 
+    def back(b: int, h: int, t: int, d: int) -> Fraction:
+        return Fraction(1) if p.get("read_unscaled") else of(b, 0 if p.get("read_by_first_head") else h, t, d)
+
     rounded = _mapped(x, code)
     bits = _mapped(x, lambda b, h, t, d, y: _bits(rounded[b][h][t][d], y < 0, name))
-    read = _mapped(x, lambda b, h, t, d, y: rounded[b][h][t][d] * (1 if p.get("read_unscaled") else of(b, h, t, d)))
+    read = _mapped(x, lambda b, h, t, d, y: rounded[b][h][t][d] * back(b, h, t, d))
     scales = {} if given is not None else {"scales": _numbers(n, nested)}
     return {"codes": bits, **scales, "decoded": _numbers(n, read)}
 
@@ -366,13 +369,28 @@ _FORMATS = {
 }
 
 
-def _coded(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[str, Nested]:
-    """The format on fractions: numbers are parts of 128."""
-    x = [[[[fraction(y, 128) for y in row] for row in rows] for rows in heads] for heads in a["x"]]
+def coded(n: Numbers, numbers: Nested, p: Mapping[str, Any]) -> dict[str, Nested]:
+    """The format of parameters ``p`` on ``numbers [B][H][T][D]``, parts of 128 all of them.
+
+    >>> from kvattn.goldens.numbers import Decimals
+    >>> n = Decimals()
+    >>> coded(n, [[[[n(1.0), n(-0.5)]]]], {"format": "symmetric", "bits": 8, "sharing": [1, 1, None]})["codes"]
+    [[[[127, -64]]]]
+    """
+    x = [[[[fraction(y, 128) for y in row] for row in rows] for rows in heads] for heads in numbers]
     return _turned(n, x, p) if p.get("rotated") else _FORMATS[p["format"]](n, x, p)
 
 
-def _codec(p: Mapping[str, Any]) -> Any:
+def _coded(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[str, Nested]:
+    return coded(n, a["x"], p)
+
+
+def codec_of(p: Mapping[str, Any]) -> Any:
+    """kvattn's codec of a case's parameters.
+
+    >>> codec_of({"format": "q8_0"})
+    Q8_0()
+    """
     name = p["format"]
     if name in {"q8_0", "q4_0", "mxfp4"}:
         return {"q8_0": codecs.Q8_0, "q4_0": codecs.Q4_0, "mxfp4": codecs.MXFP4}[name]()
@@ -392,7 +410,7 @@ def _forms(alone: bool) -> dict[str, Ours]:
     """All tokens at once, and token by token where each stands alone."""
 
     def whole(inputs: Mapping[str, Any], p: Mapping[str, Any]) -> dict[str, Any]:
-        codec = _codec(p)
+        codec = codec_of(p)
         codes = codec.encode(inputs["x"])
         found = {name: np.asarray(array) for name, array in codes._asdict().items()}
         found |= {name: array.astype(np.float64) for name, array in found.items() if array.dtype.kind == "f"}
