@@ -13,7 +13,8 @@ adapter: a function of this form around yours.  The adapters that kvattn brings 
 
 A function that has made another legal choice, and documents it, says so in an attribute:
 ``attend.conventions = {"causal-align"}``; the names are those of `kvattn.testing.diagnosis.conventions`.  One that
-takes 0 and -inf, or 0 and 1, for a mask says ``attend.mask_form = "additive"``, or ``"zero-one"``.
+takes 0 and -inf, or 0 and 1, for a mask says ``attend.mask_form = "additive"``, or ``"zero-one"``; keywords that
+it does not take together stand in ``attend.exclusive = [("causal", "mask")]``.
 """
 
 from collections.abc import Callable, Mapping
@@ -174,6 +175,7 @@ window=None, scale=None, softcap=None, sinks=None, bias=None, mask=None) with an
         setup=line if setup is None else setup,
         conventions=_declared(function),
         mask_form=_mask_form(function),
+        exclusive=frozenset(frozenset(pair) for pair in getattr(function, "exclusive", ())),
         untested=(*(p.name for p in unknown), *lonely),
         required=frozenset(p.name for p in known if p.default is p.empty),
     )

@@ -65,7 +65,10 @@ def _read(lab: Lab, name: str, case: Recipe) -> None:
         used = out.sum(-1).mean((0, 2))
         rest = 0.0
     else:
-        raw = lab.scores(built) * lab.behaviour.used_scale(sizes_of(built), None)
+        unit = lab.behaviour.used_scale(sizes_of(built), None)
+        if abs(unit) < lab.sharp:
+            return  # nothing of k is left in the scores
+        raw = lab.scores(built) * unit
         raw -= raw.mean(-1, keepdims=True)
         logs = centred_logs(lab.weights(case))
         used = (raw * logs).sum((0, 2, 3)) / (raw**2).sum((0, 2, 3))

@@ -26,7 +26,12 @@ _LAST: Mapping[str, str] = MappingProxyType(
         "lengths": "np.full({B}, {S} - 1)",
     }
 )
-"""Options that hide the last key from the first query and nothing before it... that the first query needs."""
+"""Options that hide the last key from the first query, and not key 0."""
+
+
+def _text(lab: Lab, name: str) -> str:
+    text = _LAST[name]
+    return f"~({text})" if name == "mask" and lab.behaviour.mask == "blocked" else text
 
 
 def read_fills(lab: Lab) -> None:
@@ -78,8 +83,8 @@ def _log_ratio(lab: Lab, case: Recipe) -> float:
 
 def _read_hidden(lab: Lab, name: str) -> bool:
     forms: dict[str, Callable[[float], Recipe]] = {
-        "in place of the score": lambda level: _case(lab, -level, -level, **{name: _LAST[name]}),
-        "added to the score": lambda level: _case(lab, 0.0, level, **{name: _LAST[name]}),
+        "in place of the score": lambda level: _case(lab, -level, -level, **{name: _text(lab, name)}),
+        "added to the score": lambda level: _case(lab, 0.0, level, **{name: _text(lab, name)}),
     }
     for form, at in forms.items():
         low = 0.0
@@ -117,7 +122,7 @@ def _read_start(lab: Lab) -> None:
 
     def vanishes(level: float) -> bool:
         row = lab.weights(_case(lab, -level, -level))[0, 0, 0]
-        return not (np.isfinite(row).all() and abs(row.sum() - 1) < 0.1)
+        return not (np.isfinite(row).all() and 0.01 < row.sum() < 100)  # exp(s - lse) may be off by a factor in float32
 
     low = 0.0
     for high in _LEVELS:
@@ -141,6 +146,7 @@ def _read_start(lab: Lab) -> None:
 def _read_two(lab: Lab) -> None:
     """A row of which every key is hidden, some twice: the sum of two smallest numbers is minus infinity, one is not."""
     text = "~np.isin(np.arange({S}), [0, 1, 3]) & np.ones(({B}, {Hq}, {T}, {S}), bool)"
+    text = f"~({text})" if lab.behaviour.mask == "blocked" else text
     case = lab.case(_SIZES, FLAT, causal="True", mask=text)
     row = lab.weights(case)[0, 0, 1]
     once = np.array([0.25, 0.25, 0.25, 0.0, 0.25])  # key 3 is hidden by both

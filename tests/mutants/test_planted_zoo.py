@@ -1,0 +1,80 @@
+"""The zoo of wrong attention functions: each is detected; each that a list knows is named, with its parameters.
+
+``pytest tests/mutants/test_planted_zoo.py -q`` runs all; ``python -m tests.mutants.test_planted_zoo`` prints the
+table of what was not named, and the numbers that the pages and the report quote.
+"""
+
+from collections import Counter
+import sys
+import time
+
+import pytest
+
+from kvattn.testing import check
+from kvattn.testing.planted import MUTANTS, ODD, Mutant, Planted
+
+NOT_NAMED: dict[str, str] = {}
+"""Mutants that are detected and not named as they should be, and why."""
+
+CLASSES = {
+    *("causal-align", "window-off-by-one", "mask-compose", "mask-dropped", "mask-polarity", "mask-fill-overflow"),
+    *("masked-nan", "empty-row", "scale", "softcap", "sink", "gqa-map", "alibi-slopes", "lse-merge", "varlen"),
+    *("padding-positions", "batch-row-state", "paged-table", "ring-wrap", "rope-offset", "chunked-prefill"),
+    *("spec-tree", "quantised-kv", "dropout-eval", "stale-state", "precision", "tile-tail"),
+}
+"""Classes that a function of q, k and v can show."""
+
+
+def test_the_zoo_is_large_and_has_every_class() -> None:
+    classes = Counter(mutant.fault_class for mutant in MUTANTS)
+    assert classes.keys() >= CLASSES
+    assert len(MUTANTS) + len(ODD) >= 110
+    names = [mutant.name for mutant in (*MUTANTS, *ODD)]
+    assert len({*names}) == len(names)
+    assert set(NOT_NAMED) <= {*names}
+    assert len(NOT_NAMED) <= 0.05 * len(MUTANTS)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_is_named(mutant: Mutant) -> None:
+    findings = check(mutant.function, cases=8).findings
+    assert findings, "not detected"
+    named = any(mutant.is_named_by(finding) for finding in findings)
+    assert named != (mutant.name in NOT_NAMED), [(f.fault_class, f.parameters) for f in findings]
+
+
+@pytest.mark.parametrize("mutant", ODD, ids=lambda mutant: mutant.name)
+def test_what_stands_in_no_list_is_caught_and_described(mutant: Mutant) -> None:
+    report = check(mutant.function, cases=40)
+    assert report.verdict == "fault"
+    assert all(len(finding.detail) > 40 for finding in report.findings)
+    assert len(str(report).splitlines()) <= 40
+
+
+def test_the_attention_without_a_fault_passes() -> None:
+    """What is found in the mutants is what was planted."""
+    for dtype in ("float64", "float32"):
+        assert check(Planted(), dtype=dtype, cases=8).findings == ()
+
+
+def main() -> None:
+    """Print what the zoo measures."""
+    times, detected, named = [], 0, 0
+    for mutant in (*MUTANTS, *ODD):
+        start = time.perf_counter()
+        findings = check(mutant.function, cases=40).findings
+        times.append(time.perf_counter() - start)
+        detected += bool(findings)
+        right = any(mutant.is_named_by(finding) for finding in findings)
+        named += right
+        if mutant.fault_class and not right:
+            told = "; ".join(f"{finding.fault_class} {dict(finding.parameters)}" for finding in findings)
+            sys.stdout.write(f"{mutant.name}: {NOT_NAMED.get(mutant.name, 'NOT EXPECTED')}: {told or 'not detected'}\n")
+    sys.stdout.write(
+        f"{len(MUTANTS) + len(ODD)} mutants, {detected} detected; {len(MUTANTS)} to be named, {named} named;"
+        f" {sum(times) / len(times):.2f} s each, {max(times):.2f} s at most\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
