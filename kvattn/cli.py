@@ -37,6 +37,9 @@ on [B, H, T, D] arrays, Hq a multiple of Hkv, with any subset of these keywords;
 signature are exercised.  It returns out or (out, lse).  With T < S the queries are the last T
 positions; window comes only together with causal=True; mask is boolean, True = may see.
 
+A rotation has the form rotate(x, positions) or rotate(q, k, positions), a layer layer(x, *, w_q, w_k, w_v, w_o,
+heads, kv_heads, …); what they should be stands beside them: rotate.expects = Rotary.of(64), layer.expects = Plan(…).
+
 exit codes: 0 pass or convention, 1 fault, 2 usage error, 3 internal error
 
 examples:
@@ -227,22 +230,26 @@ def _check(options: argparse.Namespace) -> int:
     if cache is not None:
         return _check_cache(options, cache, show)
     from kvattn.testing.checking import check
-    from kvattn.testing.targets import load
+    from kvattn.testing.kinds import load
+    from kvattn.testing.targets import Target
 
     cases = 80 if options.cases is None else options.cases
-    written = None
+    written = loaded = None
     if options.write_test is not None:
+        loaded = load(options.target)
+        if not isinstance(loaded, Target):
+            return _complain("--write-test needs attention, f(q, k, v, …), got a rotation or a layer")
         from kvattn.testing.writing import new_file
 
-        written = new_file(load(options.target), options.write_test)
+        written = new_file(loaded, options.write_test)
     report = check(options.target, seed=options.seed, dtype=options.dtype, cases=cases, progress=show)
     show("")
     _print_report(report, options)
-    if written is not None:
+    if written is not None and isinstance(loaded, Target):
         from kvattn.testing.writing import text_of
 
         with written.open("x", encoding="utf-8") as file:
-            file.write(text_of(load(options.target), report))
+            file.write(text_of(loaded, report))
         print(f"written: {written}", file=sys.stderr)
     return int(report.verdict == "fault")
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from kvattn.cli import main
 from kvattn.errors import ArgumentError
 from kvattn.positions import Rotary
 from kvattn.testing import check, kinds
@@ -75,3 +76,13 @@ def test_a_report_of_a_layer_has_the_form_of_every_report(module: str) -> None:
     assert report.features == ("heads", "kv_heads", "w_k", "w_o", "w_q", "w_v")
     assert report.as_dict()["drawn"]["cases"] == 4
     assert str(report).startswith("kinds_for_a_test:layer: pass\n")
+
+
+def test_a_test_file_is_written_for_attention_alone(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"{module}:rotate", "--write-test"]) == 2
+    assert "--write-test needs attention, f(q, k, v, …), got a rotation or a layer" in capsys.readouterr().err
+
+
+def test_the_command_takes_a_layer(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"{module}:layer", "--cases", "3"]) == 0
+    assert capsys.readouterr().out.startswith("kinds_for_a_test:layer: pass\n")
