@@ -7,7 +7,7 @@ rounded after every operation, on data of six kinds that are in the format of th
 arithmetic and one kind of data, over all sizes: the largest error in units of either bound, and the smallest and
 largest ratio of statistical bound to error, both as root mean squares over all elements.  The error counts as no
 smaller than that of rounding an exact answer, ``u / sqrt(3)``: some answers are exact by luck, as those of one key;
-sizes in which every exact answer is 0 have no ratio.
+sizes in which every exact answer is 0 have no ratio.  Names of arithmetics may be given; all, unless they are.
 """
 
 from collections.abc import Iterator
@@ -125,10 +125,11 @@ def cases(widths: tuple[int, ...], counts: tuple[int, ...]) -> Iterator[tuple[An
                 yield kind, width, count
 
 
-def table(widths: tuple[int, ...] = WIDTHS, counts: tuple[int, ...] = COUNTS) -> Iterator[str]:
+def table(names: list[str], widths: tuple[int, ...] = WIDTHS, counts: tuple[int, ...] = COUNTS) -> Iterator[str]:
     yield "arithmetic,data,error / worst case,error / statistical,statistical / RMS error,lse: error / worst case,\
 lse: error / statistical"
-    for name, at in ARITHMETICS.items():
+    for name in names:
+        at = ARITHMETICS[name]
         lines: dict[str, list[Line]] = {}
         for kind, width, count in cases(widths, counts):
             line = measured(kind(np.random.default_rng([width, count]), count, width), at.tiled(count, 128))
@@ -143,5 +144,5 @@ lse: error / statistical"
 
 
 if __name__ == "__main__":
-    for text in table():
+    for text in table(sys.argv[1:] or list(ARITHMETICS)):
         print(text)

@@ -13,7 +13,7 @@ import numpy as np
 
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.formats import format_of
-from kvattn.testing.tolerance.chains import above, below, path, rescales, underflow, unit, weight_unit
+from kvattn.testing.tolerance.chains import above, below, binade, path, rescales, underflow, unit, weight_unit
 from kvattn.testing.tolerance.limits import Limits, closed
 from kvattn.testing.tolerance.outputs import SIGMAS
 from kvattn.testing.tolerance.running import Alike, additions
@@ -74,7 +74,9 @@ def logs(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Limits:
         total_sum = additions(weights, alike, arithmetic)
         each = weights.variance + weights.later
         variance = alike.squared(p * np.sqrt(each)) + u_p**2 / 3 * alike.squared(weights.rounded) + total_sum.variance
-        variance = variance + (exp_error * np.log(total)) ** 2 / 3 + u**2 * (outer**2 + lse**2)
+        variance = (
+            variance + (exp_error * np.log(total)) ** 2 / 3 + u**2 / 3 * (binade(outer) ** 2 + 2 * binade(lse) ** 2)
+        )
         variance = variance + (arithmetic.merges * u * (1 + np.abs(lse))) ** 2
         drift = -np.log1p(-np.minimum(total_sum.lost + g, 1)) + (p * each).sum(1)
         statistical = SIGMAS * np.sqrt(variance) + drift + total_sum.together + u * np.abs(lse)

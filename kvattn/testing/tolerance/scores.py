@@ -14,9 +14,9 @@ With ``α`` the scale, ``r = q·k``, ``M = Σ_i |q_i||k_i|``, everything one pai
 and underflow, which is absolute.  Where a number on the way can be beyond the largest of its format, the
 error is infinite [T17].
 
-The variance takes the roundings as independent, each ``u²/3`` times the square of what is rounded; of the partial
-sums of ``D`` terms, those that grow steadily have squares ``r² D/3`` together, those that stray ``D/2 Σ q_i² k_i²``
-[S1].  Conversion of the inputs is not in it: its effect is known (`kvattn.testing.tolerance.bounding`).
+The variance takes the roundings as independent, each ``u²/3`` times the square of what is rounded; the partial sums of
+``D`` terms that end at r grow steadily, squares ``r² D/3`` together, and stray, ``D/6 Σ q_i² k_i²`` more [S1].
+Conversion of the inputs is not in it: its effect is known (`kvattn.testing.tolerance.bounding`).
 """
 
 from typing import NamedTuple
@@ -97,7 +97,7 @@ def scored(rows: Rows, call: Call, arithmetic: Arithmetic) -> Scores:
     error = size * raw + 4 * tiny
     error = error + above(u, 5) * (np.abs(s) + error)  # [T6]
 
-    sums = dot**2 * width / 3 + squares * width / 2
+    sums = dot**2 * width / 3 + squares * width / 6
     if arithmetic.order == "pairwise":
         sums = 2 * dot**2 + additions * squares
     if not exact_products(arithmetic.inputs, arithmetic):

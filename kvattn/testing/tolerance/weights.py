@@ -147,7 +147,7 @@ def weighed(scores: Scores, arithmetic: Arithmetic) -> Weights:
             absolute = absolute + _lost(less, p + more, name)
     absolute = np.where(hidden, 0.0, absolute)  # [T3]
 
-    variance = scores.variance + (2 * (u * binade(depth)) ** 2 + exp_error**2 * (depth > 0)) / 3  # [S2]
+    variance = scores.variance + ((u * binade(depth)) ** 2 + exp_error**2 * (depth > 0)) / 3  # [S2]
     variance = np.where(hidden, 0.0, variance)
     later = exp_error**2 / 3 * np.log2(1 + rescales(count, arithmetic))  # [S2]
     rounded = p if divided else np.where(depth > 0, p, 0.0)

@@ -149,6 +149,7 @@ def test_power_falls_with_the_width_of_the_arithmetic() -> None:
 
 
 def test_cut_off_instead_of_rounded_shows_in_all_elements_together() -> None:
+    """[V1]: rounding to nearest passes, cutting off the same numbers does not."""
     at = PRESETS["BFLOAT16_TENSOR_CORE"]
     q, k, v = numbers(at)
     exact = emulate(q, k, v, arithmetic=FLOAT64).out

@@ -369,7 +369,7 @@ TWO = -np.repeat([0.0, 0.1003], 100), np.repeat([1.0, -math.exp(0.1003)], 100)
 
 DEPTHS = -np.append(0.0, 3 + np.arange(64) / 19)
 flat = np.zeros((1, 1)), np.zeros((2000, 1)), np.random.default_rng(1).random((2000, 4)) + 1
-EXP: Edit = ("weights", "(2 * (u * binade(depth)) ** 2 + exp_error**2 * (depth > 0)) / 3", "0")
+EXP: Edit = ("weights", "((u * binade(depth)) ** 2 + exp_error**2 * (depth > 0)) / 3", "0")
 SCORE: Edit = (
     "scores",
     "variance = scale**2 * (u_sum**2 * sums + u**2 * 2 * squares) / 3 + (u * binade(s)) ** 2",
