@@ -91,6 +91,10 @@ class RotaryTarget:
             raise ArgumentError(f"width must be even, got {self.width}")
         if self.expects is not None and not isinstance(self.expects, Rotary) and not hasattr(self.expects, "rotary_at"):
             raise ArgumentError(f"expects must be a Rotary or have rotary_at, got {shown(self.expects)}")
+        if getattr(self.expects, "axes", None) is not None:
+            raise ArgumentError(
+                f"expects must be a Rotary without axes, whose layer can be checked, got {self.expects}"
+            )
 
     def rotary_at(self, length: int, width: int) -> Rotary:
         """What is expected for a sequence of ``length`` tokens and heads of ``width`` features.

@@ -49,6 +49,10 @@ def test_what_stands_beside_the_function_is_read() -> None:
         (lambda: rotary_target_of(3), "target must be callable, got int"),  # type: ignore[arg-type]
         (lambda: RotaryTarget("m", alone, width=7), "width must be even, got 7"),
         (lambda: RotaryTarget("m", alone, context=3), "context must be an integer >= 64, got 3"),
+        (
+            lambda: RotaryTarget("m", alone, expects=Rotary((1.0,), axes=(0,))),
+            "expects must be a Rotary without axes, whose layer can be checked, got Rotary",
+        ),
         (lambda: RotaryTarget("m", alone, expects=4), "expects must be a Rotary or have rotary_at, got 4"),  # type: ignore[arg-type]
     ],
 )

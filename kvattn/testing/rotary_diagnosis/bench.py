@@ -162,6 +162,20 @@ class RotaryBench:
         self.form = FORMS[0]
         raise refusal or Refused("no width is left to try")
 
+    def writes(self, q: Array, k: Array, positions: Positions) -> bool:
+        """Say whether a call leaves other queries or keys behind than it was given.
+
+        >>> bench, x = bench_of(Rotary.of(4).rotate, width=4), np.ones((2, 1, 1, 4))
+        >>> bench.writes(x, x, np.ones((2, 1), int))
+        False
+        """
+        self.calls += 1
+        count = 1 if self.form == "[T]" else len(positions)
+        held = q[:count].astype(self.dtype), k[:count].astype(self.dtype)
+        before = held[0].copy(), held[1].copy()
+        self.target(*held, positions[0].copy() if self.form == "[T]" else self._formed(positions))
+        return any(not np.array_equal(x, y) for x, y in zip(held, before, strict=True))
+
     def _formed(self, positions: Positions) -> Positions:
         return positions[:, None].copy() if self.form == "[B, 1, T]" else positions.copy()
 

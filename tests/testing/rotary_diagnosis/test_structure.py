@@ -15,11 +15,19 @@ def rotation(x: Any, positions: Any) -> Any:
     return PlantedRotation().alone(x, positions)
 
 
-def test_a_clean_rotation_has_nothing_to_tell() -> None:
-    bench = bench_of(rotation, width=8)
+def one_vector(x: Any, positions: Any) -> Any:
+    if positions.ndim != 1:
+        raise ValueError("one vector, please")
+    return Rotary.of(8).rotate(x, positions)
+
+
+@pytest.mark.parametrize("function", [rotation, Rotary.of(8).rotate, one_vector])
+def test_a_clean_rotation_has_nothing_to_tell(function: Any) -> None:
+    bench = bench_of(function, width=8)
     read_manners(bench)
     read_structure(bench)
     assert bench.findings == []
+    assert bench.notes == []
     assert bench.known["q"].frequencies == pytest.approx(Rotary.of(8).frequencies)
 
 
