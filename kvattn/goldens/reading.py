@@ -99,6 +99,15 @@ out [1, 4, 3, 7], lse [1, 4, 3])
             return decoded(Bits(self.dtypes[name], array))
         return np.asarray(array, np.float64)
 
+    def arguments(self) -> dict[str, Any]:
+        """Inputs and parameters together, as a function takes them; numbers of small formats as float64.
+
+        >>> list(load("dense/softcap/mask").arguments())
+        ['q', 'k', 'v', 'mask', 'softcap']
+        """
+        plain = {name: self.decoded(name) if self.dtypes[name] in FORMATS else x for name, x in self.inputs.items()}
+        return {**plain, **self.parameters}
+
 
 def cases(
     *,
@@ -106,6 +115,8 @@ def cases(
     row: str | None = None,
     flags: str | Collection[str] = (),
     result: str | None = None,
+    operation: str | None = None,
+    takes: Collection[str] | None = None,
     superseded: bool = False,
 ) -> tuple[Case, ...]:
     """Recorded cases, by what they are about.
@@ -120,6 +131,10 @@ def cases(
         Names of flags or bug types, such as ``KNOWN_BUG``: cases that have any of them.
     result
         ``valid``, ``acceptable`` or ``invalid``.
+    operation
+        What is computed, such as ``attention``.
+    takes
+        Names of all inputs and parameters that the implementation understands: cases that have no other.
     superseded
         Whether cases that have a successor come too.
 
@@ -131,7 +146,7 @@ def cases(
     Raises
     ------
     ArgumentError
-        Nothing recorded has such a family, row, flag or result.
+        Nothing recorded has such a family, row, flag, result or operation.
     DamagedError
         A file is not what its checksum promises.
 
@@ -146,6 +161,7 @@ def cases(
         ("family", family, {part for case in every for part in _prefixes(case.name.rpartition("/")[0])}),
         ("row", row, {part for case in every for part in _prefixes(case.row)}),
         ("result", result, {case.result for case in every}),
+        ("operation", operation, {case.operation for case in every}),
         *(("flags", one, {word for case in every for word in _words(case)}) for one in sorted(wanted)),
     ):
         if asked is not None and asked not in known:
@@ -157,6 +173,8 @@ def cases(
         and (row is None or row in _prefixes(case.row))
         and (not wanted or wanted & _words(case))
         and result in {None, case.result}
+        and operation in {None, case.operation}
+        and (takes is None or case.inputs.keys() | case.parameters.keys() <= set(takes))
         and (superseded or case.superseded_by is None)
     )
 

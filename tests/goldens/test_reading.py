@@ -61,6 +61,11 @@ def test_cases_are_chosen_by_what_they_are_about() -> None:
     either = goldens.cases(flags=["LseBase", "OnnxTile"])
     assert {flag.name for case in either for flag in case.flags} >= {"LseBase", "OnnxTile"}
     assert {case.result for case in goldens.cases(result="invalid")} == {"invalid"}
+    merges = goldens.cases(operation="merge")
+    assert {case.operation for case in merges} == {"merge"}
+    simple = goldens.cases(operation="attention", takes={"q", "k", "v", "causal"})
+    assert {case.name for case in simple} >= {"dense/grouped/plain", "dense/causal/square"}
+    assert all(case.arguments().keys() <= {"q", "k", "v", "causal"} for case in simple)
     both = goldens.cases(family="dense", result="acceptable")
     assert both
     assert all(case.alternatives for case in both)
@@ -72,6 +77,7 @@ def test_cases_are_chosen_by_what_they_are_about() -> None:
         ({"family": "dens"}, "family must be one of the recorded, got 'dens'; did you mean dense"),
         ({"row": "masks/widow"}, "row must be one of the recorded, got 'masks/widow'; did you mean masks/window"),
         ({"flags": "KNOWN_BUGS"}, "flags must be one of the recorded, got 'KNOWN_BUGS'; did you mean KNOWN_BUG"),
+        ({"operation": "attend"}, "operation must be one of the recorded, got 'attend'"),
         ({"result": "fine"}, "result must be one of the recorded, got 'fine'"),
     ],
 )
@@ -92,6 +98,10 @@ def test_small_formats_are_decoded() -> None:
     wide = (case.inputs["k"].astype(np.uint32) << 16).view(np.float32)
     assert np.array_equal(case.decoded("k"), wide)
     assert np.array_equal(case.decoded("out"), case.expected["out"])
+    assert np.array_equal(case.arguments()["k"], wide)
+    assert case.arguments()["k"].dtype == np.float64
+    whole = goldens.load("dense/array/shared").arguments()
+    assert whole["mask"].dtype == np.bool_
     with pytest.raises(ArgumentError, match="has the arrays q, k, v, out, lse, got 'x'"):
         case.decoded("x")
 

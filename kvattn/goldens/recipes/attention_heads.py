@@ -68,7 +68,12 @@ def recipes() -> tuple[Recipe, ...]:
         ),
         case("grouped/one-query", "A single query, as in decoding.", inputs=tensors("decode", queries=1)),
         case("grouped/one-key", "A single key: the output is its value.", inputs=tensors("one key", keys=1)),
-        case("grouped/two-keys", "Two keys.", inputs=tensors("two keys", queries=5, keys=2), flags=(BOUNDARY,)),
+        case(
+            "grouped/two-keys",
+            "Two keys.",
+            inputs=tensors("two keys", kv_heads=1, queries=5, keys=2),
+            flags=(BOUNDARY,),
+        ),
         case(
             "grouped/more-queries",
             "More queries than keys, without a mask.",
@@ -82,13 +87,13 @@ def recipes() -> tuple[Recipe, ...]:
         case(
             "grouped/wide-values",
             "Dv is larger than D.",
-            inputs=tensors("wide values", width=3, value_width=11),
+            inputs=tensors("wide values", width=6, value_width=11),
             flags=(BOUNDARY,),
         ),
         case(
             "grouped/narrow-values",
             "Dv is smaller than D, as where latent attention is expanded.",
-            inputs=tensors("narrow values", width=11, value_width=2),
+            inputs=tensors("narrow values", width=11, value_width=7),
             flags=(BOUNDARY,),
         ),
         case("grouped/no-query", "No query: nothing comes out.", inputs=tensors("none", queries=0), flags=(BOUNDARY,)),

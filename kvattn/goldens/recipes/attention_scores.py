@@ -41,9 +41,9 @@ def _scales() -> tuple[Recipe, ...]:
         ),
         case(
             "scale/default-is-of-keys",
-            "Unless given, the scale comes from D = 4, not from Dv = 9, and not from both heads' width.",
-            inputs=tensors("of keys", width=4, value_width=9),
-            mistakes={"1/sqrt(Dv)": as_if(scale=1 / 3), "1/sqrt(Hq D)": as_if(scale=0.25)},
+            "Unless given, the scale comes from D = 16, not from Dv = 9, and not from all heads' width.",
+            inputs=tensors("of keys", width=16, value_width=9),
+            mistakes={"1/sqrt(Dv)": as_if(scale=1 / 3), "1/sqrt(Hq D)": as_if(scale=0.125)},
         ),
         case(
             "scale/with-bias",
@@ -385,7 +385,7 @@ def _logs() -> tuple[Recipe, ...]:
         case(
             "lse/base-2-causal",
             "To base 2 under a causal mask with an empty row, which stays -inf.",
-            inputs=tensors("tall", queries=4, keys=3),
+            inputs=tensors("tall", queries=5, keys=3),
             flags=(LSE_BASE,),
             mistakes=wrong,
             causal=True,
