@@ -78,7 +78,7 @@ def logs(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Limits:
             variance + (exp_error * np.log(total)) ** 2 / 3 + u**2 / 3 * (binade(outer) ** 2 + 2 * binade(lse) ** 2)
         )
         variance = variance + (arithmetic.merges * u * (1 + np.abs(lse))) ** 2
-        drift = -np.log1p(-np.minimum(total_sum.lost + g, 1)) + (p * each).sum(1)
+        drift = -np.log1p(-np.minimum(total_sum.lost + g, 1)) + (p * (each + weights.drift)).sum(1)
         statistical = SIGMAS * np.sqrt(variance) + drift + total_sum.together + u * np.abs(lse)
     found = Limits(weights.lse, statistical, error, variance, drift)
     return closed(found, weights, np.zeros(()), arithmetic)

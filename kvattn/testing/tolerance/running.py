@@ -66,7 +66,7 @@ class Sums(NamedTuple):
     variance
         Of what wrong weights and additions do.
     second
-        ``Σ_j p_j Var τ_j |v_j - o|``, or more: how far wrong weights shift the mean.
+        ``Σ_j p_j (Var τ_j + drift_j) |v_j - o|``, or more: how far wrong weights shift the mean.
     lost
         What additions lose, all in one direction.
     together
@@ -113,7 +113,7 @@ def summed(weights: Weights, v: Array, out: Array, alike: Alike, arithmetic: Ari
     each = np.where(copied, 0.0, weights.variance) + weights.later
     alone = np.where(copied, 0.0, weights.rounded)
     variance = np.maximum(_about(p**2 * each, v, out), 0) + u_p**2 / 3 * (alone**2 @ v**2)  # [S3] [S4]
-    around = p * (weights.variance + weights.later)
+    around = p * (weights.variance + weights.later + weights.drift)
     second = np.sqrt(np.maximum(_about(around, v, out), 0) * around.sum(1, keepdims=True))
     moved, lost, cut, together, running = (np.zeros_like(out) for _ in range(5))
     root, in_order, pairs = np.sqrt(3), arithmetic.order == "sequential", alike.pairs.any()

@@ -43,12 +43,15 @@ class Scores(NamedTuple):
         Of the error, ``[R, S']``; 0 where hidden.
     slope
         What a relative change of the scale moves, ``[R, S']``.
+    drift
+        What sums that are cut off lose on the mean, ``[R, S']``, or a 0.
     """
 
     exact: Array
     worst: Array
     variance: Array
     slope: Array
+    drift: Array = np.zeros(())
 
 
 def scored(rows: Rows, call: Call, arithmetic: Arithmetic) -> Scores:
@@ -102,7 +105,9 @@ def scored(rows: Rows, call: Call, arithmetic: Arithmetic) -> Scores:
         sums = 2 * dot**2 + additions * squares
     if not exact_products(arithmetic.inputs, arithmetic):
         sums = sums + squares
-    variance = scale**2 * (u_sum**2 * sums + u**2 * 2 * squares) / 3 + (u * binade(s)) ** 2  # [S1]
+    share = 1 - 0.5 / arithmetic.sum_ulp
+    drift = size * share * u_sum * np.sqrt(np.maximum(additions, 1) * sums)  # [S6]
+    variance = scale**2 * (((1 - share) * u_sum) ** 2 * sums + u**2 * 2 * squares) / 3 + (u * binade(s)) ** 2  # [S1]
     slope = s
 
     exp_error = 2 * arithmetic.exp_ulp * u
@@ -111,7 +116,7 @@ def scored(rows: Rows, call: Call, arithmetic: Arithmetic) -> Scores:
         error = error + above(u, 3) * (np.abs(s) + error) + tiny * cap
         steepest = 1 - np.tanh(np.maximum(np.abs(s) - error, 0) / cap) ** 2  # [T7]
         bend = 1 - np.tanh(s / cap) ** 2
-        variance, slope = (variance + u**2 * s**2) * bend**2, slope * bend
+        variance, slope, drift = (variance + u**2 * s**2) * bend**2, slope * bend, drift * bend
         s = cap * np.tanh(s / cap)
         error = np.minimum(error * steepest, 2 * cap)
         error = error + ((1 + exp_error) * (1 + above(u, 2)) - 1) * (np.abs(s) + error) + tiny * (1 + cap)
@@ -127,13 +132,13 @@ def scored(rows: Rows, call: Call, arithmetic: Arithmetic) -> Scores:
     largest = min(format_of(arithmetic.compute).kind.largest, format_of(arithmetic.accumulate).kind.largest)
     error = np.where(reach > largest, np.inf, error)  # [T17]
     exact = np.where(rows.seen, s, -np.inf)
-    error, variance, slope = (np.where(rows.seen, x, 0.0) for x in (error, variance, slope))
+    error, variance, slope, drift = (np.where(rows.seen, x, 0.0) for x in (error, variance, slope, drift))
     if rows.sink is not None:  # one key more, whose value is 0
         sink = np.full((len(q), 1), rows.sink)
         ds = conversion(sink, arithmetic.compute)
         exact = np.concatenate([sink, exact], axis=1)
         error = np.concatenate([ds + above(u, 3) * (np.abs(sink) + ds), error], axis=1)  # [T9]
         variance = np.concatenate([(ds**2 + u**2 * sink**2) / 3, variance], axis=1)
-        slope = np.concatenate([np.zeros_like(sink), slope], axis=1)
+        slope, drift = (np.concatenate([np.zeros_like(sink), x], axis=1) for x in (slope, drift))
     error = np.where(np.isneginf(exact), 0.0, error)
-    return Scores(exact, error, np.where(np.isneginf(exact), 0.0, variance), slope)
+    return Scores(exact, error, np.where(np.isneginf(exact), 0.0, variance), slope, drift)

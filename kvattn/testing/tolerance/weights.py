@@ -49,6 +49,8 @@ class Weights(NamedTuple):
         E, ``[R, 1]``.
     keys
         How many keys a row sees, the sink too, ``[R, 1]``.
+    drift
+        By how much scores may be off on the mean, ``[R, S']``, or a 0.
     """
 
     p: Array
@@ -62,6 +64,7 @@ class Weights(NamedTuple):
     total: Array
     shift: Array
     keys: Array
+    drift: Array = np.zeros(())
 
     @property
     def empty(self) -> Visible:
@@ -151,7 +154,7 @@ def weighed(scores: Scores, arithmetic: Arithmetic) -> Weights:
     variance = np.where(hidden, 0.0, variance)
     later = exp_error**2 / 3 * np.log2(1 + rescales(count, arithmetic))  # [S2]
     rounded = p if divided else np.where(depth > 0, p, 0.0)
-    return Weights(p, more, less, absolute, variance, later, rounded, top, total, shift, count)
+    return Weights(p, more, less, absolute, variance, later, rounded, top, total, shift, count, scores.drift)
 
 
 def _lost(less: Array, more: Array, name: str) -> Array:

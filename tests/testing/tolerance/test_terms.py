@@ -372,7 +372,7 @@ flat = np.zeros((1, 1)), np.zeros((2000, 1)), np.random.default_rng(1).random((2
 EXP: Edit = ("weights", "((u * binade(depth)) ** 2 + exp_error**2 * (depth > 0)) / 3", "0")
 SCORE: Edit = (
     "scores",
-    "variance = scale**2 * (u_sum**2 * sums + u**2 * 2 * squares) / 3 + (u * binade(s)) ** 2",
+    "variance = scale**2 * (((1 - share) * u_sum) ** 2 * sums + u**2 * 2 * squares) / 3 + (u * binade(s)) ** 2",
     "variance = 0 * s",
 )
 NARROW = replace(DOUBLE, compute="float16", accumulate="float64", probabilities="float64", store="float64")
@@ -428,6 +428,14 @@ STATISTICAL = (
             ("running", "lost += _caught(x", "lost += 0 * _caught(x"),
             ("running", "np.abs([_caught", "0 * np.abs([_caught"),
         ),
+    ),
+    Case(
+        "S6",
+        replace(DOUBLE, accumulate="float16", sum_ulp=1.0),
+        np.abs(drawn(1, 256)[0]),
+        np.abs(drawn(1, 256)[1]),
+        1.0,
+        (("scores", "drift = size * share", "drift = 0 * size * share"),),
     ),
     Case(
         "S7",
