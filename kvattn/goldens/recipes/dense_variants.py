@@ -15,6 +15,8 @@ Inputs ``q``, ``k``, ``v``, causal but for cross attention; expected ``out`` and
 - "attention with extended places": ``way`` plain, self extend (``group``, ``window``) or dual chunk (``chunk``,
   ``farthest``); rotation of halves with ``base``.
 - "attention with memory rows": ``memory_k``, ``memory_v [Hkv, m, ..]``.  "cross attention": ``lengths [B]`` of k and v.
+- "merged attention": ``encoder_k``, ``encoder_v [B, Hkv, S, ..]`` of ``lengths``; own queries and keys turn in halves
+  with ``base``.
 - "attention with tied keys and values": ``row [B, Hkv, T, D]`` in both places; ``kind`` row (turned, mix turned back)
   or projection (normed: ``query_weights``, ``key_weights``, ``eps``); ``base``.
 - "layers with a value residual": ``x``, and for each of ``layers`` ``query_n``, ``key_n``, ``value_n``, ``output_n`` of
@@ -46,6 +48,7 @@ from kvattn.variants.dense.dual_chunk import dual_chunk
 from kvattn.variants.dense.forgetting import Forgetting
 from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.dense.memory_rows import MemoryRows
+from kvattn.variants.dense.merged import Merged
 from kvattn.variants.dense.path import Path
 from kvattn.variants.dense.placed import Placed
 from kvattn.variants.dense.projections import Projections
@@ -281,6 +284,27 @@ def _crossed(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[
     return attention(n, a["q"], a["k"], a["v"], see=lambda b, h, t, s: bool(p.get("all_rows")) or s < lengths[b])
 
 
+def _merged(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[str, Nested]:
+    """Own keys, turned and causal, and behind them an encoder's, as they are and all visible."""
+    thetas, own = geometric(n, len(a["q"][0][0][0]), p["base"]), len(a["k"][0][0])
+
+    def turned(rows: Nested, first: int = 0) -> Nested:
+        return every_row(rows, lambda b, h, t, row: turn(n, row, [(first + t) * theta for theta in thetas]))
+
+    beside = turned(a["encoder_k"]) if p.get("encoder_turned") else a["encoder_k"]
+    k, v = (
+        [[one + two for one, two in zip(*heads, strict=True)] for heads in zip(mine, theirs, strict=True)]
+        for mine, theirs in ((turned(a["k"]), beside), (a["v"], a["encoder_v"]))
+    )
+
+    def see(b: int, _h: int, t: int, s: int) -> bool:
+        if s >= own:
+            return not p.get("encoder_left_out") and (bool(p.get("all_rows")) or s - own < a["lengths"][b])
+        return s <= t
+
+    return attention(n, turned(a["q"]), k, v, see=see)
+
+
 def _tied(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[str, Nested]:
     """One projection for keys and values."""
     thetas = geometric(n, len(a["q"][0][0][0]), p["base"])
@@ -452,6 +476,15 @@ def _worn_crossed(inputs: Mapping[str, Any], _: Mapping[str, Any]) -> Worn:
     output = hidden[: q.shape[1] * v.shape[3]]
     made = Projections(hidden, held[:, :edge], held[:, edge:], output, q.shape[1], k.shape[1])
     return Worn(Cross(made, memory, memory_lengths=inputs["lengths"].tolist()), x, q.shape[1], v.shape[3])
+
+
+def _worn_merged(inputs: Mapping[str, Any], p: Mapping[str, Any]) -> Worn:
+    projections, x, _ = picked(inputs)
+    blank = np.zeros((*inputs["encoder_k"].shape[:1], 4, inputs["encoder_k"].shape[2], inputs["q"].shape[3]))
+    _, memory, _others = picked({"q": blank, "k": inputs["encoder_k"], "v": inputs["encoder_v"]})
+    rotary = Rotary.of(inputs["q"].shape[3], p["base"])
+    layer = Merged(projections, memory, memory_lengths=inputs["lengths"].tolist(), query_key=(rotary,))
+    return Worn(layer, x, inputs["q"].shape[1], inputs["v"].shape[3])
 
 
 def _worn_tied(inputs: Mapping[str, Any], p: Mapping[str, Any]) -> Worn:
@@ -759,6 +792,15 @@ def _others() -> tuple[Recipe, ...]:
         "v": drawn("cross v", 2, 2, 7, 3),
         "lengths": np.array([7, 4]),
     }
+    merged = {
+        **{
+            name: drawn(f"merged {name}", 2, heads, 3, width)
+            for name, heads, width in (("q", 4, 6), ("k", 2, 6), ("v", 2, 5))
+        },
+        "encoder_k": drawn("merged encoder k", 2, 2, 7, 6),
+        "encoder_v": drawn("merged encoder v", 2, 2, 7, 5),
+        "lengths": np.array([7, 4]),
+    }
     row = {"q": drawn("tied q", 1, 4, 5, 6), "row": drawn("tied row", 1, 2, 5, 6)}
     normed_row = {**row, "query_weights": drawn("tied wq", 6), "key_weights": drawn("tied wk", 6)}
     walk = {
@@ -851,6 +893,23 @@ def _others() -> tuple[Recipe, ...]:
             mistakes={"causal": {"causal": True}, "rows beyond a memory's end": {"all_rows": True}},
         ),
         _told(
+            "rows/merged",
+            "dense/merged",
+            "merged attention",
+            "T5Gemma 2: a decoder's own keys, causal and turned, and an encoder's of 7 and of 4 rows, in one softmax.",
+            merged,
+            {"base": 100.0},
+            _merged,
+            _worn_merged,
+            sibling="rows/cross",
+            flags=(CROSS, MEMORY),
+            mistakes={
+                "the encoder's keys turned too": {"encoder_turned": True},
+                "the encoder left out": {"encoder_left_out": True},
+                "rows beyond a memory's end": {"all_rows": True},
+            },
+        ),
+        _told(
             "rows/tied-projection",
             "compressed/tied",
             "attention with tied keys and values",
@@ -910,6 +969,6 @@ def recipes() -> tuple[Recipe, ...]:
     """The cases of dense variants.
 
     >>> len({recipe.name for recipe in recipes()})
-    27
+    28
     """
     return _norms() + _gates() + _differences() + _others()

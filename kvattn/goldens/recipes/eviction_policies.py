@@ -17,11 +17,20 @@ keys after every token": the ``policy`` heavy hitters, accumulated while the las
 its ``budget``, expects all queries' ``out`` and ``lse`` and what is ``kept`` at the end.  "keys moved to their
 numbers": turned keys ``k`` (halves, ``base``), of which ``kept`` says which stay, expects ``k_moved``.
 
+- "expected attention": queries ``q`` before rotation, keys ``k`` as cached, ``v``; what Gaussian queries of their mean
+  and covariance would give, behind the mean rotation (halves, ``base``) over ``positions``, times the norm of the
+  value; the first ``sinks`` are infinite.  Expected: ``scores``.
+- "budgets by scores": of ``scores [B, H, S]`` each head's part of the H · ``budget`` highest, (1 - ``floor``) of it,
+  and ``floor`` of an equal share; what rounding down leaves goes to the largest remainders.  Expected: ``budgets``.
+- "budgets by layer": PyramidKV's for ``layers``, ``budget`` keys on average of ``length``, a ``window`` in all, and
+  ``beta``.  Expected: ``budgets``.
+
 Sources: Zhang et al. 2023 (arXiv 2306.14048); Li et al. 2024 (2404.14469); Oren et al. 2024 (2401.06104); Devoto et
 al. 2024 (2406.11430); KeyDiff (2504.15364); Xiao et al. 2023 (2309.17453) §3.2.
 """
 
 from collections.abc import Mapping
+from fractions import Fraction
 from itertools import pairwise
 import math
 from typing import Any
@@ -200,6 +209,76 @@ def _reindexed(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dic
     return {"k_moved": found}
 
 
+def _expected(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[str, Nested]:
+    """A key, turned back by the mean rotation, against the queries as they were."""
+    width, group = len(a["k"][0][0][0]), len(a["q"][0]) // len(a["k"][0])
+    thetas, places = geometric(n, width, p["base"]), a["positions"]
+    pairs = width // 2
+    cosines = [n.sum(n.cos(at * theta) for at in places) / len(places) for theta in thetas]
+    sines = [n.sum(n.sin(at * theta) for at in places) / len(places) for theta in thetas]
+    scale = reciprocal_root(n, width)
+
+    def back(key: Row) -> Row:
+        if p.get("not_turned"):
+            return key
+        first = [key[j] * cosines[j] + key[j + pairs] * sines[j] for j in range(pairs)]
+        return first + [key[j + pairs] * cosines[j] - key[j] * sines[j] for j in range(pairs)]
+
+    scores: Nested = []
+    for b, heads in enumerate(a["k"]):
+        scores.append([])
+        for g, keys in enumerate(heads):
+            shares = []
+            for h in range(g * group, (g + 1) * group):
+                rows = a["q"][b][h]
+                mean = [n.sum(column) / len(rows) for column in zip(*rows, strict=True)]
+                logits = []
+                for key in map(back, keys[p["sinks"] :]):
+                    along = [dot(n, key, [x - m for x, m in zip(row, mean, strict=True)]) for row in rows]
+                    spread = n.sum(x * x for x in along) / (len(rows) - p.get("fewer", 0))
+                    logits.append(scale * dot(n, key, mean) + (0 if p.get("no_spread") else scale * scale * spread / 2))
+                shares.append(softmax(n, logits)[0])
+            means = [n.sum(column) / group for column in zip(*shares, strict=True)]
+            norms = [n.sqrt(dot(n, value, value)) for value in a["v"][b][g][p["sinks"] :]]
+            worth = [x * (1 if p.get("without_values") else size) for x, size in zip(means, norms, strict=True)]
+            scores[b].append([math.inf] * p["sinks"] + worth)
+    return {"scores": scores}
+
+
+def _by_scores(_: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[str, Nested]:
+    found = []
+    for heads in a["scores"]:
+        every = [(h, x) for h, row in enumerate(heads) for x in row]
+        chosen = _largest([x for _, x in every], len(heads) * p["budget"])
+        counts = [sum(stays and g == h for (g, _), stays in zip(every, chosen, strict=True)) for h in range(len(heads))]
+        part = Fraction(p["floor"])
+        exact = [(1 - part) * count + part * p["budget"] for count in counts]
+        whole = [math.floor(x) for x in exact]
+        order = sorted(range(len(heads)), key=lambda h: (whole[h] - exact[h], h))
+        if p.get("rounded_down"):
+            order = []
+        for h in order[: len(heads) * p["budget"] - sum(whole)]:
+            whole[h] += 1
+        found.append(whole)
+    return {"budgets": found}
+
+
+def _by_layer(_n: Numbers, _a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[str, Nested]:
+    past = Fraction(p["budget"] - p["window"])
+    least = past / Fraction(p["beta"])
+    most = 2 * past - least
+    if most > p["length"] - p["window"]:
+        most = Fraction(p["length"] - p["window"])
+        least = 2 * past - most
+    step = (most - least) / (p["layers"] - 1)
+    exact = [p["window"] + most - layer * step for layer in range(p["layers"])]
+    whole = [math.floor(x) for x in exact]
+    missing = 0 if p.get("rounded_down") else p["layers"] * p["budget"] - sum(whole)
+    for layer in [layer for layer, x in enumerate(exact) if x.denominator > 1][:missing]:
+        whole[layer] += 1
+    return {"budgets": whole[::-1] if p.get("upside_down") else whole}
+
+
 def _question(inputs: Mapping[str, Any]) -> Question:
     return Question(inputs["q"], inputs["k"], inputs["v"], mask=Causal())
 
@@ -264,11 +343,96 @@ def _reindexed_forms() -> dict[str, Ours]:
     return {"moved": ours}
 
 
+def _expected_forms() -> dict[str, Ours]:
+    def ours(inputs: Mapping[str, Any], p: Mapping[str, Any]) -> dict[str, Any]:
+        rotary = Rotary.of(inputs["k"].shape[3], p["base"])
+        moments = eviction.rotated(eviction.query_moments(inputs["q"]), rotary, inputs["positions"])
+        return {"scores": eviction.expected(inputs["k"], inputs["v"], moments, sinks=p["sinks"])}
+
+    return {"moments": ours}
+
+
+def _budgets() -> tuple[Recipe, ...]:
+    scores = np.abs(drawn("budgets", 2, 3, 7))
+    scores[:, 1] /= 4
+    expected = {
+        "q": drawn("expected q", 1, 4, 5, 6),
+        "k": drawn("expected k", 1, 2, 7, 6),
+        "v": drawn("expected v", 1, 2, 7, 3),
+        "positions": np.arange(7, 11),
+    }
+
+    def by_scores(inputs: Mapping[str, Any], p: Mapping[str, Any]) -> dict[str, Any]:
+        return {"budgets": eviction.adaptive_budgets(inputs["scores"], p["budget"], floor=p["floor"])}
+
+    def by_layer(_: Mapping[str, Any], p: Mapping[str, Any]) -> dict[str, Any]:
+        sizes = {name: p[name] for name in ("length", "window", "beta")}
+        return {"budgets": np.array(eviction.pyramid_budgets(p["layers"], p["budget"], **sizes))}
+
+    pyramid = {"layers": 5, "budget": 12, "length": 100, "window": 3, "beta": 7}
+    return (
+        told(
+            "eviction/expected/four-positions",
+            "eviction/expected_attention",
+            "expected attention",
+            "The next four positions; the first key is a sink.",
+            expected,
+            {"base": 100.0, "sinks": 1},
+            _expected,
+            _expected_forms(),
+            flags=(SCORES,),
+            mistakes={
+                "not turned": {"not_turned": True},
+                "the covariance left out": {"no_spread": True},
+                "divided by one query less": {"fewer": 1},
+                "without the norms of values": {"without_values": True},
+            },
+        ),
+        told(
+            "eviction/budgets/by-scores",
+            "eviction/adaptive",
+            "budgets by scores",
+            "Ada-KV: the head of small scores keeps less, and a quarter of an equal share at least.",
+            {"scores": scores},
+            {"budget": 3, "floor": 0.25},
+            _by_scores,
+            {"adaptive": by_scores},
+            flags=(KEPT,),
+            mistakes={"all alike": {"floor": 1.0}, "only rounded down": {"rounded_down": True}},
+        ),
+        told(
+            "eviction/budgets/by-layer",
+            "eviction/pyramid",
+            "budgets by layer",
+            "PyramidKV: lower layers keep more, and the sum is five times twelve.",
+            {},
+            pyramid,
+            _by_layer,
+            {"pyramid": by_layer},
+            flags=(KEPT,),
+            mistakes={"upper layers keep more": {"upside_down": True}, "only rounded down": {"rounded_down": True}},
+        ),
+        told(
+            "eviction/budgets/by-layer-short",
+            "eviction/pyramid",
+            "budgets by layer",
+            "So few keys that the lowest layer keeps them all.",
+            {},
+            {**pyramid, "length": 16, "beta": 20},
+            _by_layer,
+            {"pyramid": by_layer},
+            sibling="eviction/budgets/by-layer",
+            flags=(KEPT,),
+            mistakes={"upper layers keep more": {"upside_down": True}},
+        ),
+    )
+
+
 def recipes() -> tuple[Recipe, ...]:
     """The cases of policies.
 
     >>> len({recipe.name for recipe in recipes()})
-    11
+    15
     """
     inputs = {
         "q": drawn("eviction q", 2, 4, 7, 5),
@@ -300,6 +464,7 @@ def recipes() -> tuple[Recipe, ...]:
 
     snap = {"score": "votes", "window": 2, "pool": 3, "by": "mean", "budget": 4}
     return (
+        *_budgets(),
         case(
             "recency",
             "streaming",
