@@ -75,7 +75,7 @@ def _case(lab: Lab, seen: float, hidden: float, **options: str) -> Recipe:
 def _log_ratio(lab: Lab, case: Recipe) -> float:
     """Log of the hidden key's weight over that of key 0, in the first query's row."""
     row = lab.weights(case)[0, 0, 0]
-    if np.isnan(row).any():
+    if np.isnan(row).any() or row[-1] == 0:
         return -math.inf
     with np.errstate(divide="ignore"):
         return float(np.log(np.abs(row[-1])) - np.log(np.abs(row[0])))

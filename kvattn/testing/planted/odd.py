@@ -1,7 +1,7 @@
 """Faults that stand in no list: they must be caught and described; no name is expected."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ class After:
     2.0
     """
 
-    out: Callable[[Array, Array, Array, Array], Any] = lambda out, q, k, v: out
-    before: Callable[[Array, Array, Array], Any] = lambda q, k, v: (q, k, v)
+    out: Callable[[Array, Array, Array, Array], Any] = field(default_factory=lambda: _kept)
+    before: Callable[[Array, Array, Array], Any] = field(default_factory=lambda: _given)
 
     def __call__(self, q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
         """Attend, and change it."""
@@ -53,6 +53,14 @@ class Sharpened:
         if self.normal:
             weights = weights / weights.sum(-1, keepdims=True)
         return np.asarray(weights @ v, v.dtype)
+
+
+def _kept(out: Array, q: Array, k: Array, v: Array) -> Array:
+    return out
+
+
+def _given(q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+    return q, k, v
 
 
 def _entmax(q: Array, k: Array, v: Array) -> Array:

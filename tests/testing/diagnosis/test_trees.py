@@ -1,0 +1,19 @@
+"""Draft trees taken in other ways."""
+
+import pytest
+
+from kvattn.testing.diagnosis.trees import read_parents
+from kvattn.testing.planted import Mutant
+from kvattn.testing.planted.sights import TREES
+from tests.testing.diagnosis.named import named, silent
+
+MUTANTS = list(TREES)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_reading_is_named(mutant: Mutant) -> None:
+    assert named(mutant, read_parents)
+
+
+def test_the_contract_is_not_reported() -> None:
+    assert silent(read_parents)
