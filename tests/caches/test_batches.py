@@ -42,6 +42,7 @@ def test_other_numbers_are_refused_by_every_storage(value: Any, words: str) -> N
         assert str(said.value) == words
 
 
+@pytest.mark.law("caches/batches", "every storage refuses the same sequences, in the same words", "integers")
 @pytest.mark.parametrize("indices", [[], 0, [[0]], [2], [-1], [0.5], [True]])
 def test_what_is_no_sequence_is_refused_by_every_storage(indices: Any) -> None:
     with pytest.raises(ArgumentError) as said:

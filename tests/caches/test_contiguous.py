@@ -16,7 +16,7 @@ from kvattn.counting import counting
 from kvattn.errors import ArgumentError, DtypeError, KvattnError, PositionError, ShapeError
 from kvattn.testing.machines import PagedMachine
 from kvattn.typing import Array
-from tests.caches.forgetful import SCHEMA, rows
+from tests.caches.numbered import SCHEMA, rows
 
 
 class ContiguousMachine(PagedMachine):

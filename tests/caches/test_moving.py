@@ -12,7 +12,7 @@ from kvattn.counting import Tally, counting
 from tests.caches.operated import PLACED, SCHEMA, rows, same
 
 
-@pytest.mark.law("caches/paged: commit", "keeping a path of a tree is appending that path alone", "bits")
+@pytest.mark.law("caches/moving: commit", "keeping a path of a tree is appending that path alone", "bits")
 @given(
     prefix=st.sampled_from([0, 1, 3, 4, 5, 8]),
     path=st.sets(st.integers(0, 6)),
@@ -41,7 +41,7 @@ def test_what_stands_where_it_should_is_not_moved() -> None:
     assert (moves.kv_written, moves.kv_copied) == (0, (3 + 1) * SCHEMA.nbytes)
 
 
-@pytest.mark.law("caches/paged: evict", "what is kept is kept to the bit, at its position", "bits")
+@pytest.mark.law("caches/moving: evict", "what is kept is kept to the bit, at its position", "bits")
 @given(keep=st.lists(st.sets(st.integers(0, 10)), min_size=2, max_size=2), page=st.sampled_from([1, 2, 4, 256]))
 def test_what_is_kept_stays_as_it_was(keep: list[set[int]], page: int) -> None:
     new = rows(2, 11)

@@ -20,7 +20,7 @@ SCHEMA = latent(1)
 PARTS = Paged.start(SCHEMA, 2, page=2).append([np.arange(10.0).reshape(2, 1, 5, 1)], counts=[5, 3]).parts()
 
 
-@pytest.mark.law("caches/paged", "parts put together are the same cache, on pages of its own", "bits")
+@pytest.mark.law("caches/paged_parts", "parts put together are the same cache, on pages of its own", "bits")
 @given(paged())
 def test_parts_put_together_are_the_same(cache: Paged[Any]) -> None:
     again = Paged.of_parts(cache.schema, cache.parts())

@@ -17,7 +17,7 @@ from kvattn.positions.rotary import Rotary
 from kvattn.typing import Array, Positions
 from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.dense.projections import Projections
-from tests.caches.forgetful import SCHEMA, rows
+from tests.caches.numbered import SCHEMA, rows
 
 READS = (0, 1, 1, 0)
 MASKS = (Causal(), Causal() & Window(5), Causal() & Window(5), Causal())

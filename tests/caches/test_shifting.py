@@ -10,7 +10,7 @@ from kvattn.counting import counting
 from tests.caches.operated import PLACED, ROTARY, rows, same
 
 
-@pytest.mark.law("caches/paged: shift", "a key that was turned on is a key turned at its new position", "bound")
+@pytest.mark.law("caches/shifting", "a key that was turned on is a key turned at its new position", "bound")
 @given(by=st.integers(-5, 300), start=st.sampled_from([0, 1, 3, 4, 5, 9]))
 def test_shifted_keys_are_keys_turned_there(by: int, start: int) -> None:
     new, at = rows(1, 9), np.arange(5, 14)

@@ -17,7 +17,7 @@ from kvattn.counting import counting
 from kvattn.errors import ArgumentError, DtypeError, KvattnError, PositionError, ShapeError
 from kvattn.testing.machines import Known, PagedMachine, encode
 from kvattn.typing import Array
-from tests.caches.forgetful import SCHEMA, rows
+from tests.caches.numbered import SCHEMA, rows
 
 
 def by_hand(keys: Array, size: int) -> list[list[list[list[float]]]]:

@@ -21,7 +21,7 @@ from kvattn.masks import Causal
 from kvattn.testing.machines import Known, PagedMachine
 from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.dense.projections import Projections
-from tests.caches.forgetful import SCHEMA, rows
+from tests.caches.numbered import SCHEMA, rows
 
 
 class TieredMachine(PagedMachine):

@@ -7,8 +7,6 @@ from pathlib import Path
 import re
 from typing import Any
 
-from hypothesis import Phase, settings
-from hypothesis.stateful import RULE_MARKER, run_state_machine_as_test
 import numpy as np
 import pytest
 
@@ -30,29 +28,12 @@ from kvattn.caches import (
 from kvattn.caches.flattened import Flat, flatten
 from kvattn.caches.snapshots import State
 from kvattn.codecs import Kivi, Symmetric
-from kvattn.errors import KvattnError
-from kvattn.testing.machines import ServingMachine, keeping, storages
+from kvattn.testing.machines import keeping, storages
 from kvattn.testing.machines.marked import schema_of
 from kvattn.testing.machines.pooled import Pooled
 from kvattn.testing.machines.storages import Sizes, Storage
+from tests.caches.driven import complaint
 from tests.mutants.test_cache_mutants import LeaksOnFree, WritesShared
-
-# Shrinking a failure that is expected only costs time; most are found within 5 examples, the rest need a longer look.
-PROFILE = settings(phases=[Phase.generate], max_examples=100, stateful_step_count=15, report_multiple_bugs=False)
-
-ALL = {name for name in dir(ServingMachine) if hasattr(getattr(ServingMachine, name), RULE_MARKER)}
-
-
-def complaint(chosen: Storage, *verbs: str) -> str:
-    """What the machine says of a storage, of these verbs and append; of what is right, nothing."""
-    left = dict.fromkeys(ALL - {*verbs, "append"})
-    machine = type("Machine", (ServingMachine,), {"storages": (chosen,), **left})
-    try:
-        run_state_machine_as_test(machine, settings=PROFILE)
-    except (AssertionError, KvattnError, ExceptionGroup) as error:
-        leaves = list(error.exceptions) if isinstance(error, ExceptionGroup) else [error]
-        return " / ".join(map(str, leaves))
-    return ""
 
 
 def schemas(sizes: Sizes) -> Any:

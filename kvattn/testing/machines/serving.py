@@ -88,11 +88,7 @@ class ServingMachine(KeepingMachine):
                 self._balanced()
                 self._emptied()
         finally:
-            self.values.clear()
-            self.stores.clear()
-            if self.tally is not None:
-                self._counting.__exit__(None, None, None)
-                self.folder.cleanup()
+            super().teardown()
 
     def _emptied(self) -> None:
         kinds = {value.kind for value in self.values}

@@ -98,18 +98,27 @@ class Memory(NamedTuple):
         What is noted once it went back to n tokens: ``back(note, n)``.
     returns
         Whether it must go back to n tokens, must not, or may do either: ``returns(note, sizes, n)``.
+    edges
+        Lengths at which that changes: ``edges(note)``.
     """
 
     begin: Callable[[Sizes, int], Any]
     after: Callable[[Any, Sizes, int, int], Any]
     back: Callable[[Any, int], Any]
     returns: Callable[[Any, Sizes, int], bool | None]
+    edges: Callable[[Any], Sequence[int]]
 
 
 Sight = Callable[[int], AbstractSet[int]]
 """Slots that the query at a position may see, itself included."""
 
-EVERYTHING = Memory(lambda sizes, b: None, lambda note, *_: note, lambda note, n: note, lambda note, sizes, n: True)
+EVERYTHING = Memory(
+    begin=lambda sizes, b: None,
+    after=lambda note, *_: note,
+    back=lambda note, n: note,
+    returns=lambda note, sizes, n: True,
+    edges=lambda note: (),
+)
 """The memory of a storage that forgets nothing."""
 
 
@@ -124,6 +133,7 @@ def forgets(sees: Callable[[Sizes, int], AbstractSet[int]]) -> Memory:
         lambda note, sizes, first, last: max(note, first - sizes.rollback) if last > first else note,
         min,
         lambda note, sizes, n: True if n >= note or len(sees(sizes, n)) <= 1 else None,
+        lambda note: (note - 1, note),
     )
 
 
@@ -140,11 +150,36 @@ def _sinks_and_window(sizes: Sizes, query: int) -> AbstractSet[int]:
 
 
 def _appended(cache: Any, given: Given) -> Any:
+    """``cache.append`` of the rows; the memory that they lay in is written over.
+
+    >>> from kvattn.caches import Paged
+    >>> given = Given([Line()], [[Entry(1, 0, 5, 0)]], {}, np.float64, 1)
+    >>> _appended(Paged.start(schema_of(float)), given).lengths
+    (1,)
+    """
     rows = given.rows()
     later = cache.append(rows, **given.keywords)
     for array in rows:
         array[...] = -1.0  # the caller's memory is the caller's
     return later
+
+
+def _no_sights(_cache: Any, _sizes: Sizes) -> Sequence[tuple[Any, Sight]]:
+    """Nothing of the cache forgets.
+
+    >>> _no_sights(None, Sizes())
+    ()
+    """
+    return ()
+
+
+def _never_full(_cache: Any, _counts: Sequence[int]) -> bool:
+    """There is always room.
+
+    >>> _never_full(None, [1 << 40])
+    False
+    """
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,20 +210,27 @@ class Storage:
         Verbs that the cache has and must refuse.
     full
         Whether an append of so many tokens to each sequence must be refused for want of room: ``full(cache, counts)``.
+
+    Examples
+    --------
+    >>> from kvattn.caches import Paged
+    >>> mine = Storage(name="mine", start=lambda sizes, batch: Paged.start(schema_of(sizes.dtype), batch, sizes.page))
+    >>> mine.start(Sizes(page=2), 3).lengths, mine.memory is EVERYTHING
+    ((0, 0, 0), True)
     """
 
     name: str
     start: Callable[[Sizes, int], Any]
     append: Callable[[Any, Given], Any] = _appended
     check: Callable[[Any, int, Line], None] = compare
-    sights: Callable[[Any, Sizes], Sequence[tuple[Any, Sight]]] = lambda cache, sizes: ()
+    sights: Callable[[Any, Sizes], Sequence[tuple[Any, Sight]]] = _no_sights
     memory: Memory = EVERYTHING
     ragged: bool = False
     placed: bool = False
     saves: bool = True
     remakes: bool = False
     refuses: frozenset[str] = field(default_factory=frozenset)
-    full: Callable[[Any, Sequence[int]], bool] = lambda cache, counts: False
+    full: Callable[[Any, Sequence[int]], bool] = _never_full
 
 
 def _sight(sees: Callable[[Sizes, int], AbstractSet[int]]) -> Callable[[Any, Sizes], Sequence[tuple[Any, Sight]]]:
@@ -301,6 +343,7 @@ KIVI = Storage(
         lambda note, sizes, first, last: max(note, _settled(sizes, last)),
         lambda note, n: note if n else 0,
         lambda note, sizes, n: not 0 < n < note,
+        lambda note: (note - 1, note),
     ),
     remakes=True,
 )
@@ -444,6 +487,7 @@ SNAPSHOTS = Storage(
         _kept,
         lambda note, n: frozenset(m for m in note if m <= n),
         lambda note, sizes, n: n in note,
+        sorted,
     ),
 )
 """Recurrent states of fixed size, with those to which they can go back."""

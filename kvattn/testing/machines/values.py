@@ -269,7 +269,7 @@ class ValuesMachine(RuleBasedStateMachine):
         for line in lines:
             n, page, window = len(line.entries), kind.sizes.page, kind.sizes.window
             near = {0, 1, n, n - 1, n - window, n - window - 1, n - kind.sizes.rollback, n // page * page}
-            near |= {n // page * page - 1, n // page * page + 1, n - 2 * window}
+            near |= {n // page * page - 1, n // page * page + 1, n - 2 * window, *kind.storage.memory.edges(line.note)}
             lengths.append(data.draw(st.sampled_from(sorted((m for m in near if 0 <= m <= n), reverse=True))))
         each = data.draw(st.booleans(), label="each")
         if not each:
@@ -321,3 +321,11 @@ class ValuesMachine(RuleBasedStateMachine):
         cache = value.cache.select(chosen)
         self._shares(cache, value.cache)
         self._bear(value, cache, [value.lines[i] for i in chosen])
+
+    def teardown(self) -> None:
+        """Drop all names, stop counting, and remove what was written."""
+        self.values.clear()
+        self.stores.clear()
+        if self.tally is not None:
+            self._counting.__exit__(None, None, None)
+            self.folder.cleanup()

@@ -52,6 +52,20 @@ def test_all_at_once() -> None:
         assert not lacking, f"never done: {lacking}"
 
 
+@pytest.mark.law("caches/paged", "every verb of serving: nothing lost, resurrected or another's", "bits")
+@pytest.mark.law("caches/contiguous", "every verb of serving: nothing lost, resurrected or another's", "bits")
+@pytest.mark.law("caches/tiered", "every verb of serving: nothing lost, resurrected or another's", "bits")
+@pytest.mark.law("caches/ring", "every verb of serving: nothing lost, resurrected or another's", "bits")
+@pytest.mark.law("caches/chunked_local", "every verb of serving: nothing lost, resurrected or another's", "bits")
+@pytest.mark.law("caches/sink_window", "every verb of serving: nothing lost, resurrected or another's", "bits")
+@pytest.mark.law("caches/coded", "every verb of serving: nothing lost, resurrected or another's", "bits")
+@pytest.mark.law("caches/kivi_cache", "every verb of serving: nothing lost, resurrected or another's", "bound")
+@pytest.mark.law("caches/summaries", "every verb of serving: nothing lost, resurrected or another's", "bits")
+@pytest.mark.law("caches/static", "every verb of serving: nothing lost, resurrected or another's", "bits")
+@pytest.mark.law("caches/snapshots", "every verb of serving: nothing lost, resurrected or another's", "bits")
+@pytest.mark.law("caches/layered", "every verb of serving: nothing lost, resurrected or another's", "bits")
+@pytest.mark.law("caches/shared_layers", "every verb of serving: nothing lost, resurrected or another's", "bits")
+@pytest.mark.law("caches/pool", "every verb of serving: nothing lost, resurrected or another's", "bits")
 @pytest.mark.parametrize("storage", STORAGES, ids=lambda storage: storage.name)
 def test_each_kind_alone(storage: Storage) -> None:
     machine, done = counted(storages=(storage,))
