@@ -133,6 +133,8 @@ class LayerTarget:
         Python that binds ``f``, for the line that reproduces a finding; empty where only the caller can.
     untested
         Optional parameters that the contract does not know; they stay at their defaults.
+    required
+        Keywords that it cannot do without.
 
     Examples
     --------
@@ -150,6 +152,7 @@ class LayerTarget:
     width: int | None = None
     setup: str = ""
     untested: tuple[str, ...] = ()
+    required: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not isinstance(self.expects, Plan):
@@ -234,6 +237,7 @@ w_o, heads, kv_heads, q_norm, k_norm, positions, valid, cache) with any subset o
         width=getattr(function, "width", None),
         setup=setup,
         untested=tuple(p.name for p in rest),
+        required=frozenset(n for n in known if parameters[n].default is inspect.Parameter.empty),
     )
 
 

@@ -78,9 +78,13 @@ class LayerBench:
         own = self.target.weights
         norms = own is None and self.can("q_norm") and self.target.expects.norm is not None
         case = replace(Drawing(seed=self.seed, norms=norms, A=max(self.target.expects.axes, 1)), **given)
+        if "positions" in self.target.required and not case.positions:
+            case = replace(case, positions="rows")
+        if "valid" in self.target.required and not case.valid:
+            case = replace(case, valid="none")
         if own is not None:
             return replace(case, Hq=own.heads, Hkv=own.kv_heads, D=own.width, M=own.hidden)
-        if self.target.expects.axes and self.can("positions") and not case.positions:
+        if self.target.expects.axes and self.can("positions") and case.positions in {"", "rows"}:
             case = replace(case, positions="axes")
         rotary = self.target.expects.rotary_at(1)
         width = self.target.width or max(case.D, 0 if rotary is None else rotary.width)

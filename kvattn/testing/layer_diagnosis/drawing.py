@@ -10,6 +10,7 @@ from kvattn.testing.layer_targets import Weights
 
 POSITIONS = {
     "": "",
+    "rows": "np.arange({T}) + np.zeros(({B}, 1), int)",
     "later": "np.arange({T}) + 3 + 4 * np.arange({B})[:, None]",
     "far": "np.arange({T}) + 300 + 211 * np.arange({B})[:, None]",
     "gaps": "np.cumsum(r.integers(1, 6, ({B}, {T})), 1)",
@@ -19,6 +20,7 @@ POSITIONS = {
 
 VALID = {
     "": "",
+    "none": "np.ones(({B}, {T}), bool)",
     "left": "np.arange({T}) >= (2 * np.arange({B})[:, None] + 1) % {T}",
     "right": "np.arange({T}) < {T} - (2 * np.arange({B})[:, None] + 1) % {T}",
 }
@@ -140,7 +142,8 @@ class Drawing:
         for batch in sorted({1, 2, self.B}):
             for length in range(1, self.T + 1):
                 for hkv, group in ((1, 1), (1, self.Hq // self.Hkv), (self.Hkv, self.Hq // self.Hkv)):
-                    if any(cut >= length for cut in self.cuts) or (self.valid and (batch < 2 or length < 3)):
+                    padded = self.valid in {"left", "right"}
+                    if any(cut >= length for cut in self.cuts) or (padded and (batch < 2 or length < 3)):
                         continue
                     heads = hkv * group
                     width = heads * self.D if self.Hq * self.D == self.M else self.M

@@ -77,7 +77,8 @@ def read_manners(bench: LayerBench) -> None:
     limit = 2 * bench.limit(weights, case)
     for b in range(3):
         positions = None if case.positions is None else case.positions[..., b : b + 1, :]
-        lone = bench.run(weights, case._replace(x=case.x[b : b + 1], positions=positions))
+        valid = None if case.valid is None else case.valid[b : b + 1]
+        lone = bench.run(weights, case._replace(x=case.x[b : b + 1], positions=positions, valid=valid))
         if np.abs(lone[0] - one[b]).max() > max(limit, 1e-6 if bench.dtype == "float32" else 0.0):
             bench.add(
                 "batch-row-state",
@@ -90,6 +91,8 @@ def read_manners(bench: LayerBench) -> None:
     options = {"cache": None} if bench.can("cache") else {}
     if case.positions is not None:
         options["positions"] = case.positions  # type: ignore[assignment]
+    if case.valid is not None:
+        options["valid"] = case.valid  # type: ignore[assignment]
     bench.target(held, weights, options)
     if not np.array_equal(held, case.x.astype(bench.dtype)):
         bench.add("unclassified", {"writes_into": "x"}, "It writes into its input.", drawing, kind="convention")

@@ -82,3 +82,27 @@ def test_a_layer_with_weights_of_its_own_is_named(layer: PlantedLayer, fault_cla
     (finding,) = bench.findings
     assert finding.fault_class == fault_class
     assert finding.parameters.items() >= parameters.items()
+
+
+def test_keywords_that_it_cannot_do_without_are_given() -> None:
+    def needy(
+        x: Any,
+        positions: Any,
+        valid: Any,
+        *,
+        w_q: Any,
+        w_k: Any,
+        w_v: Any,
+        w_o: Any,
+        heads: int,
+        kv_heads: int,
+        cache: Any,
+    ) -> Any:
+        given = {"w_q": w_q, "w_k": w_k, "w_v": w_v, "w_o": w_o, "heads": heads, "kv_heads": kv_heads}
+        return PlantedLayer(rotate=PlantedRotation()).cached(x, **given, positions=positions, valid=valid, cache=cache)
+
+    needy.expects = Plan(rotary=Rotary.of(8))  # type: ignore[attr-defined]
+    bench, margin = look(layer_target_of(needy), cases=20)
+    assert bench.findings == []
+    assert margin is not None
+    assert margin.worst < 1
