@@ -216,15 +216,20 @@ def folded(line: str, width: int, indent: str = "") -> list[str]:
     ['a = 1; b = 2', 'print(a, b,', "'expected', 3)"]
     """
     rows: list[str] = []
-    depth, last = 0, ""
-    for word in line.split(" "):
-        joined = f"{last} {word}" if last else word
-        if last and len(joined) > width and (depth > 0 or last.endswith(";")):
-            rows.append(last)
-            joined = word
-        last = joined
-        depth += sum(word.count(c) for c in "([{") - sum(word.count(c) for c in ")]}")
-    return [indent + row.removesuffix(";") for row in [*rows, last]]
+    for statement in line.split("; "):
+        if rows and len(f"{rows[-1]}; {statement}") <= width:
+            rows[-1] += f"; {statement}"
+            continue
+        rows.append("")
+        room, depth = -1, 0  # where the row can end: after a word inside brackets
+        for word in statement.split(" "):
+            rows[-1] += f" {word}" if rows[-1] else word
+            if len(rows[-1]) > width and room > 0:
+                rows[-1:] = [rows[-1][:room], rows[-1][room + 1 :]]
+                room = -1
+            depth += sum(word.count(c) for c in "([{") - sum(word.count(c) for c in ")]}")
+            room = len(rows[-1]) if depth > 0 else room
+    return [indent + row for row in rows]
 
 
 def check(

@@ -4,13 +4,18 @@
 table of what was not named, and the numbers that the pages and the report quote.
 """
 
+import ast
 from collections import Counter
+import contextlib
+import io
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from kvattn.testing import check
+from kvattn.testing.checking import folded
 from kvattn.testing.planted import MUTANTS, ODD, Mutant, Planted
 
 NOT_NAMED: dict[str, str] = {}
@@ -25,6 +30,22 @@ CLASSES = {
 """Classes that a function of q, k and v can show."""
 
 
+def fits_a_screen(text: str) -> None:
+    """At most 40 lines of 100 columns."""
+    lines = text.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+
+
+def differs(line: str, function: object) -> bool:
+    """Whether a reproduction prints something else than what it says was expected, or raises."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), np.errstate(all="ignore"):
+        exec(line, {"f": function})  # noqa: S102 - that it runs is what is tested
+    got, _, expected = out.getvalue().partition("expected")
+    return bool(got.strip()) and got.strip() != expected.strip()
+
+
 def test_the_zoo_is_large_and_has_every_class() -> None:
     classes = Counter(mutant.fault_class for mutant in MUTANTS)
     assert classes.keys() >= CLASSES
@@ -37,10 +58,16 @@ def test_the_zoo_is_large_and_has_every_class() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_is_named(mutant: Mutant) -> None:
-    findings = check(mutant.function, cases=8).findings
+    report = check(mutant.function, cases=0)
+    findings = report.findings
     assert findings, "not detected"
-    named = any(mutant.is_named_by(finding) for finding in findings)
-    assert named != (mutant.name in NOT_NAMED), [(f.fault_class, f.parameters) for f in findings]
+    named = [finding for finding in findings if mutant.is_named_by(finding)]
+    assert bool(named) != (mutant.name in NOT_NAMED), [(f.fault_class, f.parameters) for f in findings]
+    fits_a_screen(str(report))
+    for finding in findings:
+        assert ast.dump(ast.parse("\n".join(folded(finding.reproduce, 94)))) == ast.dump(ast.parse(finding.reproduce))
+    if isinstance(mutant.function, Planted) and named:
+        assert differs(named[0].reproduce, mutant.function)
 
 
 @pytest.mark.parametrize("mutant", ODD, ids=lambda mutant: mutant.name)
@@ -48,7 +75,7 @@ def test_what_stands_in_no_list_is_caught_and_described(mutant: Mutant) -> None:
     report = check(mutant.function, cases=40)
     assert report.verdict == "fault"
     assert all(len(finding.detail) > 40 for finding in report.findings)
-    assert len(str(report).splitlines()) <= 40
+    fits_a_screen(str(report))
 
 
 def test_the_attention_without_a_fault_passes() -> None:
