@@ -16,6 +16,9 @@ as a `Weights`.  What the layer should be stands beside it too::
 
     layer.expects = Plan(rotary=Rotary.of(64), norm="before")
     layer.weights = Weights(w_q, w_k, w_v, w_o, heads=8, kv_heads=2)      only where it has its own
+
+A layer of another kind (linear attention, a state space) says its hidden size alone, ``layer.hidden = 32``, and is
+asked what holds of any layer (`kvattn.testing.layer_diagnosis.opaque`).
 """
 
 from collections.abc import Callable, Mapping
@@ -135,6 +138,8 @@ class LayerTarget:
         Optional parameters that the contract does not know; they stay at their defaults.
     required
         Keywords that it cannot do without.
+    hidden
+        M of a layer of which nothing else is known; None for the others.
 
     Examples
     --------
@@ -153,12 +158,15 @@ class LayerTarget:
     setup: str = ""
     untested: tuple[str, ...] = ()
     required: frozenset[str] = frozenset()
+    hidden: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.expects, Plan):
             raise ArgumentError(f"expects must be a Plan, got {shown(self.expects)}")
         if self.weights is not None and not isinstance(self.weights, Weights):
             raise ArgumentError(f"weights must be Weights, got {shown(self.weights)}")
+        if self.hidden is not None:
+            integer("hidden", self.hidden, 1)
         if self.width is not None and integer("width", self.width, 2) % 2:
             raise ArgumentError(f"width must be even, got {self.width}")
 
@@ -194,7 +202,10 @@ def is_layer(function: object) -> bool:
     if not callable(function):
         return False
     names = _parameters(function)
-    return "w_q" in names or isinstance(getattr(function, "weights", None), Weights)
+    beside = isinstance(getattr(function, "weights", None), Weights) or isinstance(
+        getattr(function, "hidden", None), int
+    )
+    return "w_q" in names or beside
 
 
 def layer_target_of(function: Callable[..., Any], name: str | None = None, setup: str = "") -> LayerTarget:
@@ -222,7 +233,8 @@ w_o, heads, kv_heads, q_norm, k_norm, positions, valid, cache) with any subset o
         raise ArgumentError(f"target must take hidden states first, got ({', '.join(parameters)}); {EXPECTED}")
     if needed:
         raise ArgumentError(f"target must need only what the contract has, got required {needed[0]}; {EXPECTED}")
-    if weights is None:
+    hidden = getattr(function, "hidden", None)
+    if weights is None and hidden is None:
         missing = [n for n in ("w_q", "w_k", "w_v", "w_o", "heads") if n not in known]
         if missing:
             what = "every matrix" if missing[0].startswith("w") else "the number of heads"
@@ -238,6 +250,7 @@ w_o, heads, kv_heads, q_norm, k_norm, positions, valid, cache) with any subset o
         setup=setup,
         untested=tuple(p.name for p in rest),
         required=frozenset(n for n in known if parameters[n].default is inspect.Parameter.empty),
+        hidden=hidden,
     )
 
 

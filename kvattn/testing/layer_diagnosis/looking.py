@@ -15,6 +15,7 @@ from kvattn.testing.layer_diagnosis.changes import Change
 from kvattn.testing.layer_diagnosis.described import describe
 from kvattn.testing.layer_diagnosis.drawing import Drawing
 from kvattn.testing.layer_diagnosis.naming import SINGLE, explains, name, ran
+from kvattn.testing.layer_diagnosis.opaque import look_opaque
 from kvattn.testing.layer_diagnosis.plan import Plan
 from kvattn.testing.layer_diagnosis.reading import Reading
 from kvattn.testing.layer_diagnosis.rotations import read_rotation
@@ -47,6 +48,10 @@ def look(
     if dtype not in ("float64", "float32"):
         raise ArgumentError(f"dtype must be float64 or float32 for a layer, got {dtype}")
     bench = LayerBench(target, seed=seed, dtype=dtype)
+    if target.hidden is not None and target.weights is None:
+        bench.notes.append("Of a layer that says its hidden size alone, only what holds of every layer was asked")
+        look_opaque(bench, progress)
+        return bench, None
     if target.weights is None and target.expects == Plan():
         bench.notes.append("Nothing is declared of it: a Plan beside it, layer.expects = Plan(…), has more read")
     steps: tuple[tuple[str, Callable[[LayerBench], None]], ...] = (
