@@ -51,7 +51,9 @@ LSE_BASE = Flag(
         "https://github.com/flashinfer-ai/flashinfer/pull/4547",
         "https://github.com/flashinfer-ai/flashinfer/pull/4650",
         "https://github.com/vllm-project/vllm/pull/28840",
+        "https://github.com/vllm-project/vllm/pull/47079",
         "https://github.com/sgl-project/sglang/pull/35045",
+        "https://github.com/sgl-project/sglang/issues/40903",
         "https://github.com/pytorch/pytorch/issues/181645",
     ),
 )
@@ -60,14 +62,18 @@ STATE_LAYOUT = Flag(
     "CONVENTION",
     "The log-sum-exp is [heads, tokens] in some engines and [tokens, heads] in others; "
     "where both sizes are equal nothing complains.",
-    ("https://github.com/flashinfer-ai/flashinfer", "https://github.com/vllm-project/vllm"),
+    ("https://github.com/flashinfer-ai/flashinfer/pull/5257",),
 )
 CACHE_SIZE = Flag(
     "CacheSize",
     "KNOWN_BUG",
     "The size of a cache is computed with hidden / heads for the head's width, with query heads for key/value heads, "
     "or as if latent rows were keys and values.",
-    ("https://github.com/LMCache/LMCache/issues/688",),
+    (
+        "https://github.com/LMCache/LMCache/issues/688",
+        "https://github.com/LMCache/LMCache/pull/694",
+        "https://github.com/vllm-project/vllm/pull/2622",
+    ),
 )
 ALIGNMENT = Flag(
     "CausalAlignment",

@@ -327,6 +327,9 @@ def _sizes() -> tuple[Recipe, ...]:
             mistakes={
                 "keys and values of every head counted": lambda n, a, p: _bytes(n, a, {**p, "kv_heads": p["heads"]}),
                 "the turned part left out": lambda n, a, p: _latent_bytes(n, a, {**p, "turned": 0}),
+                "the latent counted as key and as value": lambda n, a, p: _latent_bytes(
+                    n, a, {**p, "turned": p["latent"]}
+                ),
             },
         ),
     )
