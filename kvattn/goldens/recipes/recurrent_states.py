@@ -9,7 +9,8 @@ delta layer": ``x [B, T, M]`` and the weights ``query``, ``key``, ``value``, ``d
 ``beta``, ``gate``, ``norm``, ``output`` and ``convolution`` (channels of q, k, v in this order); ``key_heads``,
 ``heads``, ``width`` Dk, ``value_width`` Dv, ``eps``, and ``negative_eigenvalues`` for twice the rates.  Expected:
 ``hidden``.  "short convolution": ``x [B, T, C]``, ``taps [C, c]``, the ``carried [B, c - 1, C]`` rows before.
-Expected: ``y`` and the ``rows`` to carry on with.
+Expected: ``y`` and the ``rows`` to carry on with.  "gated delta rule of padded rows": as the rule, with ``lengths [B]``
+of what is not padding; expected is the ``state`` behind it.
 
 Sources: Yang, Kautz & Hatamizadeh 2024 (arXiv 2412.06464) §3; Fu et al. 2022 (2212.14052); Poli et al. 2023
 (2302.10866).
@@ -51,6 +52,12 @@ RULE = Flag(
         "fla-org/flash-linear-attention#850",
     ),
 )
+PADS = Flag(
+    "PadsInTheState",
+    "KNOWN_BUG",
+    "Lets padding behind a sequence's end change its state.",
+    ("ml-explore/mlx-lm#1736", "Blaizzy/mlx-vlm#1946", "vllm-project/vllm#55178"),
+)
 TAPS = Flag("Taps", "LAYOUT", "Reads the taps in the other order, or carries one row too few.")
 
 
@@ -77,6 +84,16 @@ def _delta(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[st
             out[b].append(rows)
             left[b].append(state)
     return {"out": out, "state": left}
+
+
+def _padded(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any]) -> dict[str, Nested]:
+    """The state behind each sequence's own last token."""
+    states = []
+    for b, length in enumerate(a["lengths"]):
+        last = len(a["v"][b][0]) if p.get("pads_counted") else length
+        one = {name: [[head[:last] for head in a[name][b]]] for name in ("q", "k", "v", "log_decay", "beta")}
+        states.append(_delta(n, {**one, "state": [a["state"][b]]}, p)["state"][0])
+    return {"state": states}
 
 
 def _after(n: Numbers, a: Mapping[str, Nested], p: Mapping[str, Any], state: Nested, at: Any, value: Row) -> Nested:
@@ -207,6 +224,25 @@ def _rule_forms() -> dict[str, Ours]:
     }
 
 
+def _padded_forms() -> dict[str, Ours]:
+    def alone(inputs: Mapping[str, Any], p: Mapping[str, Any]) -> dict[str, Any]:
+        found = []
+        for b, length in enumerate(inputs["lengths"]):
+            row, names = slice(b, b + 1), ("q", "k", "v", "log_decay", "beta")
+            q, k, v, gates, rates = (inputs[name][row, :, :length] for name in names)
+            found.append(recurrent(q, k, v, gates, rates, inputs["state"][row], scale=p.get("scale"))[1][-1])
+        return {"state": np.concatenate(found)}
+
+    def silent(inputs: Mapping[str, Any], p: Mapping[str, Any]) -> dict[str, Any]:
+        """A pad whose rate and gate are 0 leaves the state as it was."""
+        real = np.arange(inputs["v"].shape[2]) < inputs["lengths"][:, None, None]
+        gates, rates = (np.where(real, inputs[name], 0.0) for name in ("log_decay", "beta"))
+        q, k, v = (inputs[name] for name in "qkv")
+        return {"state": recurrent(q, k, v, gates, rates, inputs["state"], scale=p.get("scale"))[1][-1]}
+
+    return {"each sequence alone": alone, "pads without rate and gate": silent}
+
+
 def _convolve_forms() -> dict[str, Ours]:
     def ours(inputs: Mapping[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
         y, rows = convolve(inputs["carried"], inputs["x"], inputs["taps"])
@@ -258,7 +294,7 @@ def recipes() -> tuple[Recipe, ...]:
     """The cases of recurrent states.
 
     >>> len({recipe.name for recipe in recipes()})
-    9
+    10
     """
     keys = {name: drawn(f"delta {name}", 1, 2, 5, 4, limit=0.5) for name in ("q", "k")}
     plain = {
@@ -269,6 +305,14 @@ def recipes() -> tuple[Recipe, ...]:
         "state": np.zeros((1, 4, 4, 3)),
     }
     held = {**plain, "state": drawn("delta state", 1, 4, 4, 3)}
+    padded = {
+        **{name: drawn(f"padded {name}", 2, 2, 5, 4, limit=0.5) for name in ("q", "k")},
+        "v": drawn("padded v", 2, 4, 5, 3),
+        "log_decay": -np.abs(drawn("padded gates", 2, 4, 5)),
+        "beta": np.abs(drawn("padded rates", 2, 4, 5, limit=1.0)),
+        "state": drawn("padded state", 2, 4, 4, 3),
+        "lengths": np.array([5, 3]),
+    }
     zero = {"from a state of zeros": {"from_zero": True}}
     rule = {
         "faded behind the correction": {"faded_behind": True},
@@ -324,6 +368,18 @@ def recipes() -> tuple[Recipe, ...]:
             RULE,
             scale=1.0,
             sibling="recurrent/delta/carried-state",
+        ),
+        told(
+            "recurrent/delta/padded-rows",
+            "variants/recurrent/gated_delta_rule",
+            "gated delta rule of padded rows",
+            "Sequences of five and of three tokens: the pads of the second leave its state alone.",
+            padded,
+            {"scale": None},
+            _padded,
+            _padded_forms(),
+            flags=(PADS,),
+            mistakes={"pads counted": {"pads_counted": True}},
         ),
         told(
             "recurrent/delta/layer",
