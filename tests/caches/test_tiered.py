@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from kvattn.caches import Field, KeyValue, Paged, Schema, Tiered, key_value, live_bytes, placed
-from kvattn.caches import tiered as module
+from kvattn.caches._filed import File, FiledPage
 from kvattn.caches.pages import Page
-from kvattn.caches.tiered import Moved, _File, _FiledPage
+from kvattn.caches.tiered import Moved
 from kvattn.counting import counting
 from kvattn.errors import ArgumentError, DtypeError, KvattnError, PositionError
 from kvattn.masks import Causal
@@ -43,34 +43,34 @@ class TieredMachine(PagedMachine):
 TestTiered = TieredMachine.TestCase
 
 
-def _mixes_pages(self: _File, index: int) -> int:
+def _mixes_pages(self: File, index: int) -> int:
     return max(0, index - 1) * self.stride
 
 
-def _reads_the_next_field(self: _File, page: _FiledPage) -> Any:
+def _reads_the_next_field(self: File, page: FiledPage) -> Any:
     return tuple(np.roll(x, 1) for x in LOOK(self, page))
 
 
-def _gives_a_place_away(self: _FiledPage, file: _File, index: int, size: int, nbytes: int) -> None:
+def _gives_a_place_away(self: FiledPage, file: File, index: int, size: int, nbytes: int) -> None:
     MADE(self, file, index, size, nbytes)
     file.free.append(index)
 
 
-def _takes_any_twin(self: _File, page: Page) -> Any:
+def _takes_any_twin(self: File, page: Page) -> Any:
     return next(iter(self.twins.values()), None) or STORE(self, page)
 
 
-LOOK, MADE, STORE = _File.look, _FiledPage.__init__, _File.store
+LOOK, MADE, STORE = File.look, FiledPage.__init__, File.store
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "wrong"),
     [
-        (_File, "offset", _mixes_pages),
-        (_File, "look", _reads_the_next_field),
-        (_FiledPage, "__init__", _gives_a_place_away),
-        (_File, "store", _takes_any_twin),
-        (_FiledPage, "claim", lambda self, start, stop: True),
+        (File, "offset", _mixes_pages),
+        (File, "look", _reads_the_next_field),
+        (FiledPage, "__init__", _gives_a_place_away),
+        (File, "store", _takes_any_twin),
+        (FiledPage, "claim", lambda self, start, stop: True),
     ],
     ids=["mixes pages", "rolls rows", "gives a place away", "takes any twin", "lets others write"],
 )
@@ -235,7 +235,7 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
         cache.select([])
     assert cache.branch() is cache
     assert (cache.length, cache.batch) == (3, 1)
-    assert module.Moved(1, 2).back == 2
+    assert Moved(1, 2).back == 2
     with pytest.raises(PositionError, match=r"positions of sequence 0 must be 3 \.\. 3"):
         cache.append(rows([[4]]), positions=np.array([[4]]))
     assert cache.append(rows([[4]]), positions=cache.coming(1)).ends == (4,)
