@@ -88,3 +88,10 @@ def test_every_file_is_in_the_wheel() -> None:
     names = {path.name for path in RECORDED.rglob("*") if path.is_file()}
     assert not names & set(ignored)
     assert not any(word in {"*.json", "v1/", "*.xml"} for word in ignored)
+
+
+def test_every_file_of_recipes_has_a_page() -> None:
+    pages = {path.stem for path in (ROOT / "docs" / "reference" / "goldens" / "recipes").glob("*.md")}
+    names = {path.stem for path in (ROOT / "kvattn" / "goldens" / "recipes").glob("[a-z]*.py")}
+    assert pages - names <= {"index", "attention"}
+    assert names <= pages
