@@ -146,6 +146,6 @@ class Drawing:
                     if any(cut >= length for cut in self.cuts) or (padded and (batch < 2 or length < 3)):
                         continue
                     heads = hkv * group
-                    width = heads * self.D if self.Hq * self.D == self.M else self.M
+                    width = heads * self.D + (0 if self.Hq * self.D == self.M else 2)
                     found.append(replace(self, B=batch, T=length, Hq=heads, Hkv=hkv, M=width))
         return sorted(dict.fromkeys(found), key=lambda c: (c.B * c.T * c.Hq, c.M))

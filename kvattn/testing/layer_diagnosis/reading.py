@@ -365,7 +365,7 @@ def bound(reading: Reading, weights: Any, case: Case, roundoff: float) -> float:
 
     Roundings of a sum of n products walk at random: 4 √n of them, times the root of the sum of the squared products,
     are four standard deviations of the walk and more.  Errors of a query meet the key at random too; errors of an
-    angle do not, since its frequency is the same for all: (|ln θ| + 5) roundings of its size
+    angle do not, since its frequency is the same for all: ``|ln θ| + 5`` roundings of its size
     (`kvattn.testing.rotary_diagnosis.model`).  A norm makes relative errors of relative errors.  A weight is off by
     twice the largest error of a score, relatively, and by a rounding for each key.
 

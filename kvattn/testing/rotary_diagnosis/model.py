@@ -78,7 +78,7 @@ class Model:
         """Return how far a right implementation may be from `turn`, elementwise.
 
         A frequency is a power of the base: its exponent's rounding is multiplied by the logarithm of the frequency, and
-        power, quotient and product with the position round too, so an angle is off by (|ln θ| + 5) roundings of its
+        power, quotient and product with the position round too, so an angle is off by ``|ln θ| + 5`` roundings of its
         size, and by 2 more for every step in cosine and sine; the turned feature is two products and a sum, and twice
         the rounding of the cosine.
 
