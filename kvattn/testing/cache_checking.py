@@ -209,14 +209,14 @@ def _run(adapter: CacheAdapter, steps: Script) -> CacheFault | None:
     return None
 
 
-def _legal(steps: Script) -> bool:
-    """Whether each step is of a cache, of sequences and of tokens that are there."""
+def _legal(steps: Script, untried: frozenset[str] = frozenset()) -> bool:
+    """Whether each step is of a cache and of sequences that are there, and no rollback is one that is not tried."""
     sizes: dict[int, tuple[int, int]] = {}  # sequences, tokens
     for verb, (line, *rest) in steps:
         batch, length = sizes.get(line, (0, 0))
         if verb == "start":
             sizes[line] = rest[0], 0
-        elif not batch or (verb == "rollback" and rest[0] > length):
+        elif not batch:
             return False
         elif verb == "select":
             if not length or max(rest) >= batch:
@@ -224,8 +224,12 @@ def _legal(steps: Script) -> bool:
             sizes[line] = len(rest), length
         elif verb == "branch":
             sizes[rest[0]] = batch, length
+        elif verb == "append":
+            sizes[line] = batch, length + rest[0]
         else:
-            sizes[line] = batch, length + (rest[0] if verb == "append" else -rest[0])
+            if ("negative" in untried and rest[0] < 0) or ("oversize" in untried and rest[0] > length):
+                return False
+            sizes[line] = batch, min(max(length - rest[0], 0), length)
     return True
 
 
@@ -238,7 +242,7 @@ def _smallest(adapter: CacheAdapter, steps: Script, kind: str, budget: int = 200
         for fewer in smaller(best):
             if not budget:
                 break
-            if not _legal(fewer):
+            if not _legal(fewer, adapter.capabilities.untried):
                 continue
             budget -= 1
             try:
@@ -349,7 +353,7 @@ def replay(adapter: CacheAdapter, steps: str) -> None:
     except (ValueError, IndexError):
         read, legal = (), False
     if not legal:
-        raise ArgumentError(f"steps must be of caches, sequences and tokens that are there, got {steps!r}")
+        raise ArgumentError(f"steps must be of caches and sequences that are there, got {steps!r}")
     fault = _run(adapter, read)
     if fault is not None:
         raise fault

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvattn.testing.conformance.adapter import Capabilities, Part, Seen
-from kvattn.testing.conformance.rows import WIDTH
-from kvattn.testing.conformance.session import HEADS
+from kvattn.testing.conformance.rows import HEADS, WIDTH
 from kvattn.typing import Array
 
 KEPT_FIELDS = ("k", "v")

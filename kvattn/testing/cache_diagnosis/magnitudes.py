@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from kvattn.testing.conformance.adapter import CacheAdapter
-from kvattn.testing.conformance.rows import WIDTH
-from kvattn.testing.conformance.session import HEADS
+from kvattn.testing.conformance.rows import HEADS, WIDTH
 from kvattn.typing import Array
 
 AXES = ("sequence", "head", "token", "feature")

@@ -12,8 +12,7 @@ import numpy as np
 
 from kvattn.testing.cache_diagnosis.scripts import Script
 from kvattn.testing.conformance.adapter import CacheAdapter, Part, Seen
-from kvattn.testing.conformance.rows import WIDTH, Token, read, write
-from kvattn.testing.conformance.session import HEADS
+from kvattn.testing.conformance.rows import HEADS, WIDTH, Token, read, write
 
 Sight = tuple[tuple[int, Any], ...]
 """Places and names that a query sees; all places are 0 where the cache says what is seen and not where it is."""

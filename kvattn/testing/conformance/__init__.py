@@ -14,9 +14,10 @@ what it is: `FAULTS` lists the names.
 """
 
 from kvattn.testing.conformance.adapter import CacheAdapter, Capabilities, Part, Seen
+from kvattn.testing.conformance.lines import FAULTS, CacheFault, Held, Line
 from kvattn.testing.conformance.paged import PagedAdapter
 from kvattn.testing.conformance.rows import WIDTH, Name, Token, read, write
-from kvattn.testing.conformance.session import FAULTS, CacheFault, Held, Line, Session
+from kvattn.testing.conformance.session import Session
 
 __all__ = [
     "FAULTS",

@@ -18,6 +18,9 @@ from kvattn.typing import Array
 WIDTH = 64
 """Numbers in a row."""
 
+HEADS = 2
+"""Heads that a session writes."""
+
 _BITS = {"number": 13, "position": 10, "owner": 4, "head": 3, "field": 1}
 SLACK = 0.25
 """How far from 1 a sign may be: quantised rows come back a little longer or shorter."""
