@@ -18,8 +18,9 @@ Shapes: ``q [B, Hq, T, D]``, ``k [B, Hkv, S, D]``, ``v [B, Hkv, S, Dv]``; scores
 few queries where there are many keys.  Cost: a step of Python for each key and each of D, elementwise in all else.
 
 Rounding a float64 result is rounding the exact one, for sums, products and quotients of numbers with up to 24 digits
-(Figueroa 1995: 53 ≥ 2·24 + 2); where `compute` or `accumulate` is float64, float64 it is.  exp, tanh and log are
-NumPy's in float64, rounded: as good as `exp_ulp` 0.5.  Sums with a `sum_ulp` of 1 or more are cut off, towards zero.
+(Figueroa 1995: 53 ≥ 2·24 + 2); where ``compute`` or ``accumulate`` is float64, float64 it is.  exp, tanh and log
+are NumPy's in float64, rounded: as good as an ``exp_ulp`` of 0.5.  Sums with a ``sum_ulp`` of 1 or more are cut off,
+towards zero.
 """
 
 from collections.abc import Callable
@@ -104,7 +105,7 @@ def emulate(
     Returns
     -------
     Attended
-        ``out [B, Hq, T, Dv]``, whose numbers are in `store`, and ``lse [B, Hq, T]`` in `compute`, both held in float64.
+        ``out [B, Hq, T, Dv]``, in the numbers of ``store``, and ``lse [B, Hq, T]`` in those of ``compute``, as float64.
 
     Examples
     --------

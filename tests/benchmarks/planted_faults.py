@@ -6,8 +6,7 @@
 In 16 bits every function computes in float32 on numbers rounded to 16 bits, and its output is rounded to 16 bits
 (`kvattn.testing.narrowed.Narrowed`): a kernel that has no wide form, so that the check must read it in 16 bits too.
 Each is checked with ``causal`` and the keywords with which it differs from what is right, found by trying them, or
-with all where none does; ``tests/mutants/test_planted_attention.py`` checks them with all.  Nothing is drawn anew: the
-same code gives the same page.
+with all where none does.  Nothing is drawn anew: the same code gives the same page.
 """
 
 from collections.abc import Iterable, Iterator
@@ -217,7 +216,7 @@ hands over copies.
 
 A finding needs an error that rounding cannot explain.  How small an error that is depends on the data; for 16 random
 queries over 512 keys of width 64, emulated in {{py:mod}}`kvattn.testing.arithmetic`'s `FLOAT64`, `FLOAT32_BLAS`,
-`BFLOAT16_TENSOR_CORE` and `FLOAT16_TENSOR_CORE`, {{py:func}}`~kvattn.testing.tolerance.judge` says:
+`BFLOAT16_TENSOR_CORE` and `FLOAT16_TENSOR_CORE`, {{py:func}}`~kvattn.testing.tolerance.judging.judge` says:
 
 {power}
 
