@@ -29,6 +29,7 @@ from typing import Any, Generic, cast
 import numpy as np
 
 from kvattn.arguments import integer, integers, shown
+from kvattn.caches import _cutting as cutting
 from kvattn.caches import moving, shifting
 from kvattn.caches._apart import Used, apart
 from kvattn.caches.accounting import live_bytes
@@ -40,7 +41,7 @@ from kvattn.caches.rows import R, Schema, coming, read_counts, read_places
 from kvattn.caches.tables import RawBlock, Table, extend, gather, key_blocks, raw_blocks
 from kvattn.caches.vectors import Vector
 from kvattn.counting import Tally, charge, is_counting
-from kvattn.errors import ArgumentError, RollbackError
+from kvattn.errors import ArgumentError
 from kvattn.typing import Array, Positions, Visible
 
 
@@ -218,35 +219,7 @@ class Paged(Generic[R]):
         Traceback (most recent call last):
         kvattn.errors.ArgumentError: length must be an integer in 0 .. 3, got 4
         """
-        lengths = per_sequence("length", length, self.lengths)
-        tables = tuple(t.take(-(-n // self.page)) for t, n in zip(self._tables, lengths, strict=True))
-        for table, n in zip(tables, lengths, strict=True):
-            if n % self.page and table[-1] is None:
-                raise RollbackError(f"length must lie in or at the edge of a page that is held, got {n}")
-        ends = self._ends(lengths, tables)
-        marks = tuple(
-            mark if mark[0] <= n else (n, end) for mark, n, end in zip(self._marks, lengths, ends, strict=True)
-        )
-        return replace(self, lengths=lengths, ends=ends, _marks=marks, _tables=tables)
-
-    def _ends(self, lengths: tuple[int, ...], tables: Sequence[Table]) -> tuple[int, ...]:
-        """The positions behind shorter sequences: what was noted there, or one behind the last token."""
-        if not self.schema.placed:
-            return lengths
-        found = []
-        for b, (n, table, mark) in enumerate(zip(lengths, tables, self._marks, strict=True)):
-            last = table[-1] if n else None
-            if n == self.lengths[b]:
-                found.append(self.ends[b])
-            elif n == mark[0]:
-                found.append(mark[1])
-            elif last is not None:
-                found.append(int(last.arrays[-1][0, (n - 1) % self.page, 0]) + 1)
-            elif n:
-                raise RollbackError(f"length must lie behind a token that is held, which says its position, got {n}")
-            else:
-                found.append(0)
-        return tuple(found)
+        return cutting.truncate(self, length)
 
     def branch(self) -> "Paged[R]":
         """A second name for this value: since a cache never changes, that is the value itself.
