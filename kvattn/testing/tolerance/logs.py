@@ -57,7 +57,8 @@ def logs(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Limits:
     mu = (1 + u_p) * (1 + above(u_sum, longest)) - 1  # [T14]
     mu_less = 1 - (1 - u_p) * (1 - below(u_sum, longest))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        g = np.exp(weights.shift[:, 0]) * (weights.absolute.sum(1) + again * tiny_sum / total) * (1 + mu)
+        lost = weights.absolute.sum(1) + again * tiny_sum / total
+        g = np.exp(weights.shift[:, 0]) * lost * (1 + mu)
         more = np.log1p(weights.more.sum(1) + mu * (1 + weights.more.sum(1)) + g)
         rest = weights.less.sum(1) * (1 - mu_less) - g
         less = -np.log(np.where(rest > 0, rest, 0.0))
@@ -78,7 +79,7 @@ def logs(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Limits:
             variance + (exp_error * np.log(total)) ** 2 / 3 + u**2 / 3 * (binade(outer) ** 2 + 2 * binade(lse) ** 2)
         )
         variance = variance + (arithmetic.merges * u * (1 + np.abs(lse))) ** 2
-        drift = -np.log1p(-np.minimum(total_sum.lost + g, 1)) + (p * (each + weights.drift)).sum(1)
+        drift = -np.log1p(-np.minimum(total_sum.lost + lost, 1)) + (p * (each + weights.drift)).sum(1)
         statistical = SIGMAS * np.sqrt(variance) + drift + total_sum.together + u * np.abs(lse)
     found = Limits(weights.lse, statistical, error, variance, drift)
     return closed(found, weights, np.zeros(()), arithmetic)

@@ -30,6 +30,7 @@ Statistical.  Independent roundings of variance ``u²/3``, eight standard deviat
     Σ_t min(u |S_t|, |x_t|) over t with equal keys       and are added with equal errors, where their values
         and equal values                                 are equal too (in the total: their weights)  [S10]
     u_store |o| + underflow                                                                 [S8]
+    η_j²/3 Σ v_j², or η_j |v_j| where p_j < 8 η_j        weights below the normal numbers            [S11]
 """
 
 import numpy as np
@@ -110,8 +111,9 @@ def mixed(weights: Weights, v: Array, alike: Alike, arithmetic: Arithmetic) -> L
         merged = (np.expm1(through) * (p + weights.more)) @ size / less  # [T16]
         slack = np.exp(weights.shift) * (1 + nu)
         per_key = tiny_sum * (1 + 1 / total) if divided_first(arithmetic) else tiny_sum / total
-        f = slack * (weights.absolute @ size + (count + again) * per_key)
-        g = slack * (weights.absolute.sum(axis=1, keepdims=True) + again * tiny_sum / total)
+        lost = weights.absolute @ size + (count + again) * per_key
+        lost_total = weights.absolute.sum(axis=1, keepdims=True) + again * tiny_sum / total
+        f, g = slack * lost, slack * lost_total
         rest = 1 - mu_less - g
         away = nu * mean + (1 + nu) * (merged + converted) + f + (mu + g) * (np.abs(out) + moved)
         error = moved + np.where(rest > 0, away / np.where(rest > 0, rest, 1), np.inf)  # [T12]
@@ -125,7 +127,11 @@ def mixed(weights: Weights, v: Array, alike: Alike, arithmetic: Arithmetic) -> L
     rescaled = np.log2(1 + again) * u_sum**2 / 3 * 2 * out**2
     finish = 2 * u**2 / 3 * out**2 * (total - 1 > u / 2)  # a total that rounds to 1 divides exactly
     variance = sums.variance + rounding + rescaled + finish + merging(weights, v, out, arithmetic)
-    drift = sums.lost + sums.second + f + g * np.abs(out)
+    caught = np.where(weights.absolute > p / 8, weights.absolute, 0.0)  # a few subnormal steps, or lost
+    lost = caught @ size + (count + again) * per_key
+    lost_total = caught.sum(axis=1, keepdims=True) + again * tiny_sum / total
+    variance = variance + (weights.absolute - caught) ** 2 @ v**2 / 3  # [S11]
+    drift = sums.lost + np.fmin(sums.second, spread) + lost + lost_total * np.abs(out)  # [S11]
     statistical = SIGMAS * np.sqrt(variance) + drift + sums.together + whole
     everything = variance + (u_store * out) ** 2 / 3
     return closed(Limits(out, statistical, worst, everything, drift), weights, np.abs(v).max(0, initial=0), arithmetic)

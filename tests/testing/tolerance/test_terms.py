@@ -395,7 +395,7 @@ STATISTICAL = (
         *drawn(50, 64),
         (
             ("running", "variance = np.maximum(_about(p**2 * each, v, out), 0)", "variance = 0 * out"),
-            ("outputs", "sums.second", "0"),
+            ("outputs", "np.fmin(sums.second, spread)", "0"),
         ),
     ),
     Case(
@@ -438,13 +438,22 @@ STATISTICAL = (
         (("scores", "drift = size * share", "drift = 0 * size * share"),),
     ),
     Case(
+        "S11",
+        replace(DOUBLE, probabilities="float8_e4m3"),
+        1.0,
+        np.append(0.0, np.full(2000, math.log(1.49 * 2.0**-9))),
+        np.append(0.0, np.ones(2000)),
+        (("outputs", "np.where(weights.absolute > p / 8, weights.absolute, 0.0)", "0.0 * p"),),
+        (("running", "u_p**2 / 3 * (weights.rounded", "0.0 * (weights.rounded"),),
+    ),
+    Case(
         "S7",
         NARROW,
         1.0,
         *TWO,
         (
             ("running", "variance += (deviation[:, same]", "variance += 0 * (deviation[:, same]"),
-            ("outputs", "sums.second", "0"),
+            ("outputs", "np.fmin(sums.second, spread)", "0"),
         ),
         (ONCE,),
     ),
