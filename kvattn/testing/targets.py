@@ -111,16 +111,33 @@ class Target:
         -------
         Result
             Arrays as they came, unconverted but for ``np.asarray``.
+
+        Raises
+        ------
+        TypeError
+            Where something else than arrays of real numbers came.
+        RuntimeError
+            Where the function left the program.
         """
         neutral = {name: _NEUTRAL.get(name) for name in self.required}
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            returned = self.function(q, k, v, **{**neutral, **options})
+            try:
+                returned = self.function(q, k, v, **{**neutral, **options})
+            except SystemExit as left:
+                raise RuntimeError(f"the function left the program with code {left.code}") from left
         parts = list(returned) if isinstance(returned, tuple) and len(returned) in {2, 3} else [returned]
         weights = parts.pop() if options.get("return_weights") and len(parts) > 1 else None
         out, lse = parts if len(parts) == 2 else (parts[0], None)
-        lse, weights = (None if x is None else np.asarray(x) for x in (lse, weights))
-        return Result(np.asarray(out), lse, weights)
+        further = (None if x is None else _numbers(name, x) for name, x in (("lse", lse), ("weights", weights)))
+        return Result(_numbers("out", out), *further)
+
+
+def _numbers(name: str, returned: Any) -> Returned:
+    array = np.asarray(returned)
+    if not np.can_cast(array.dtype, np.float64, "same_kind"):  # objects, words, complex numbers
+        raise TypeError(f"{name} must be an array of real numbers, got {type(returned).__name__} of {array.dtype}")
+    return array
 
 
 def target_of(function: Callable[..., Any], name: str | None = None, setup: str | None = None) -> Target:

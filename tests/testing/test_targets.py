@@ -75,6 +75,29 @@ def test_what_a_target_prints_does_not_reach_stdout(capsys: pytest.CaptureFixtur
     assert capsys.readouterr() == ("", "hello\n")
 
 
+@pytest.mark.parametrize(
+    "returned", ["words", {"out": 1}, None, np.ones(2, np.complex64), np.ones(2, object), iter(())]
+)
+def test_what_is_no_array_of_real_numbers_is_refused(returned: Any) -> None:
+    one = np.zeros((1, 1, 1, 1))
+    with pytest.raises(TypeError, match="out must be an array of real numbers, got"):
+        target_of(lambda q, k, v: returned)(one, one, one, {})
+    with pytest.raises(TypeError, match="lse must be an array of real numbers, got str of <U5"):
+        target_of(lambda q, k, v: (v, "words"))(one, one, one, {})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "longdouble", "int64", "bool"])
+def test_numbers_come_as_they_are(dtype: str) -> None:
+    one = np.zeros((1, 1, 1, 1))
+    assert target_of(lambda q, k, v: one.astype(dtype))(one, one, one, {}).out.dtype == dtype
+
+
+def test_a_target_that_leaves_the_program_has_raised() -> None:
+    one = np.zeros((1, 1, 1, 1))
+    with pytest.raises(RuntimeError, match="the function left the program with code 7"):
+        target_of(lambda q, k, v: sys.exit(7))(one, one, one, {})
+
+
 def test_a_name_is_imported_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "module_of_a_user.py").write_text("class A:\n    def f(q, k, v, *, scale=None): return v\n")
     monkeypatch.chdir(tmp_path)
