@@ -59,6 +59,7 @@ class Tiered(Generic[R]):
 
     Examples
     --------
+    >>> import numpy as np
     >>> from kvattn.caches.rows import latent
     >>> cache = Tiered.start(latent(2), recent=4, page=2).append([np.arange(20.0).reshape(1, 1, 10, 2)])
     >>> cache.nbytes, cache.stored, cache.moved
@@ -127,6 +128,7 @@ class Tiered(Generic[R]):
     def moved(self) -> Moved:
         """Bytes that all values of this file have moved so far.
 
+        >>> import numpy as np
         >>> from kvattn.caches.rows import latent
         >>> cache = Tiered.start(latent(1), recent=0, page=2).append([np.ones((1, 1, 4, 1))])
         >>> cache.rows(), cache.moved
@@ -203,6 +205,7 @@ class Tiered(Generic[R]):
 
         Examples
         --------
+        >>> import numpy as np
         >>> from kvattn.caches.rows import latent
         >>> cache = Tiered.start(latent(2), recent=1, page=2)
         >>> [(cache := cache.append([np.ones((1, 1, 1, 2))])).stored for _ in range(4)]
@@ -231,6 +234,7 @@ class Tiered(Generic[R]):
 
         Examples
         --------
+        >>> import numpy as np
         >>> from kvattn.caches.rows import latent
         >>> cache = Tiered.start(latent(2), recent=0, page=2).append([np.ones((1, 1, 8, 2))])
         >>> cache.truncate(3).stored, cache.truncate(3).moved.back
@@ -250,6 +254,7 @@ class Tiered(Generic[R]):
 
         Examples
         --------
+        >>> import numpy as np
         >>> from kvattn.caches.rows import latent
         >>> Tiered.start(latent(2), recent=0, page=2).append([np.ones((1, 1, 8, 2))]).select([0, 0, 0]).stored
         128
@@ -277,6 +282,7 @@ class Tiered(Generic[R]):
 
         Examples
         --------
+        >>> import numpy as np
         >>> from kvattn.caches.rows import latent
         >>> Tiered.start(latent(1), recent=0, page=2).append([np.ones((1, 1, 8, 1))]).rows(3, 5).latent.ravel()
         array([1., 1.])
@@ -286,6 +292,7 @@ class Tiered(Generic[R]):
     def raw_blocks(self, sequence: int) -> tuple[RawBlock, ...]:
         """The blocks of 256 slots, in storage layout; with 256 tokens to a page a full one is the page, mapped.
 
+        >>> import numpy as np
         >>> from kvattn.caches.rows import latent
         >>> cache = Tiered.start(latent(2), recent=0).append([np.ones((1, 1, 300, 2))])
         >>> [(block.start, block.key_count) for block in cache.raw_blocks(0)]
@@ -296,6 +303,7 @@ class Tiered(Generic[R]):
     def blocks(self, sequence: int) -> tuple[KeyBlock, ...]:
         """The blocks of one sequence as the streaming softmax takes them; the schema needs fields k and v.
 
+        >>> import numpy as np
         >>> from kvattn.caches.rows import key_value
         >>> cache = Tiered.start(key_value(1, 2), recent=0).append([np.ones((1, 1, 300, 2))] * 2)
         >>> [(block.start, block.key_count) for block in cache.blocks(0)]
@@ -306,6 +314,7 @@ class Tiered(Generic[R]):
     def flatten_into(self, writer: Writer) -> Header:
         """What `kvattn.caches.flattened` has of this value: all rows, wherever they lie, and what lies in the file.
 
+        >>> import numpy as np
         >>> from kvattn.caches.rows import latent
         >>> cache = Tiered.start(latent(2), recent=1, page=2).append([np.ones((1, 1, 8, 2))])
         >>> cache.flatten_into(Writer("cache", {}))["filed"]
@@ -323,6 +332,7 @@ class Tiered(Generic[R]):
     def rebuild_from(self, reader: Reader) -> "Tiered[R]":
         """Another cache as `kvattn.caches.flattened` has it; what lay in a file goes to the file of this one.
 
+        >>> import numpy as np
         >>> from kvattn.caches.rows import latent
         >>> cache, writer = Tiered.start(latent(2), recent=1, page=2).append([np.ones((1, 1, 8, 2))]), Writer("x", {})
         >>> empty = Tiered.start(latent(2), recent=1, page=2)
@@ -353,6 +363,7 @@ class Tiered(Generic[R]):
     def footprint(self) -> Mapping[int, int]:
         """Serial number and bytes of every page in memory, each once.
 
+        >>> import numpy as np
         >>> from kvattn.caches.rows import latent
         >>> list(Tiered.start(latent(2), recent=1, page=2).append([np.ones((1, 1, 8, 2))]).footprint().values())
         [32]
@@ -363,6 +374,7 @@ class Tiered(Generic[R]):
     def nbytes(self) -> int:
         """Bytes that this value holds in memory, shared pages once.
 
+        >>> import numpy as np
         >>> from kvattn.caches.rows import latent
         >>> Tiered.start(latent(2), recent=1, page=2).append([np.ones((1, 1, 8, 2))]).nbytes
         32
@@ -373,6 +385,7 @@ class Tiered(Generic[R]):
     def stored(self) -> int:
         """Bytes that this value holds in the file, shared pages once.
 
+        >>> import numpy as np
         >>> from kvattn.caches.rows import latent
         >>> Tiered.start(latent(2), recent=1, page=2).append([np.ones((1, 1, 8, 2))]).stored
         96
