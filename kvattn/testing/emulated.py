@@ -1,6 +1,6 @@
-"""Attention computed in a stated `Arithmetic`: every operation rounded to its format, sums in their order.
+"""Attention computed in a stated `kvattn.testing.arithmetic.Arithmetic`: every operation rounded to its format, sums in their order.
 
-With ``fl`` rounding to `compute`, ``+`` and ``·`` in `accumulate`, for the tiles of keys one after the other::
+With ``fl`` rounding to ``compute``, ``+`` and ``·`` in ``accumulate``, for the tiles of keys one after the other::
 
     q, k, v   rounded to `inputs`
     s_j     = fl(fl(Σ_d q_d · k_jd) × fl(scale));  fl(cap × fl(tanh(fl(s / cap))));  fl(s + fl(bias))
