@@ -1,4 +1,4 @@
-"""Attention computed in a stated `kvattn.testing.arithmetic.Arithmetic`: every operation rounded to its format, sums in their order.
+"""Attention in a stated `kvattn.testing.arithmetic`: every operation rounded to its format, sums in their order.
 
 With ``fl`` rounding to ``compute``, ``+`` and ``·`` in ``accumulate``, for the tiles of keys one after the other::
 
