@@ -165,6 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a folder that cannot be written, a disk that is full
+        if error.filename is None:
+            return _complain(str(error))
+        return _complain(f"{error.filename} must be usable, got {error.strerror}")
     except Exception:  # noqa: BLE001 - whatever it is, the exit code must say that it is ours
         traceback.print_exc()
         _complain("internal error; please report it with the output of kvattn doctor")

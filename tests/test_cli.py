@@ -166,6 +166,15 @@ def test_whatever_happens_the_exit_code_says_whose_fault_it_is(
     assert ("internal error" in capsys.readouterr().err) == (code == 3)
 
 
+def test_a_folder_that_cannot_be_is_a_usage_error(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    folder = str(tmp_path / "file" / "x")
+    assert main(["golden", "export", "--format", "json", "--family", "dense/lse", "--into", folder]) == 2
+    err = capsys.readouterr().err
+    assert "must be usable, got Not a directory" in err
+    assert "Traceback" not in err
+
+
 def test_a_closed_pipe_is_quiet() -> None:
     words = f"{sys.executable} -m kvattn doctor | head -n 0"
     done = subprocess.run(["/bin/sh", "-c", words], capture_output=True, text=True, check=False)
