@@ -84,6 +84,14 @@ def test_the_attention_without_a_fault_passes() -> None:
         assert check(Planted(), dtype=dtype, cases=8).findings == ()
 
 
+def test_a_check_of_every_keyword_takes_less_than_half_a_minute_and_says_where_it_is() -> None:
+    steps: list[str] = []
+    start = time.process_time()
+    check(Planted(), progress=steps.append)
+    assert time.process_time() - start < 30
+    assert {"head map", "window=", "block_table=", "tails", "pairs of keywords", "drawn cases"} <= {*steps}
+
+
 def main() -> None:
     """Print what the zoo measures."""
     times, detected, named = [], 0, 0

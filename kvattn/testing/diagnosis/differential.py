@@ -10,7 +10,7 @@ described by what was read out.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 import random
 from types import MappingProxyType
 
@@ -157,7 +157,7 @@ def read_drawn(lab: Lab, count: int = 80) -> Margin:
 
 
 def read_pairs(lab: Lab) -> Margin:
-    """Compare one case for every two keywords that go together, in which nothing else stands in the way.
+    """Compare every keyword, and every two that go together, in a call of several queries and in one of a single query.
 
     Examples
     --------
@@ -169,11 +169,10 @@ def read_pairs(lab: Lab) -> Margin:
     """
     known = [name for name in KEYWORDS if lab.can(name)]
     generator = random.Random(lab.seed)
-    sizes = Sizes(2, 6, 3, 7, 9, 5, 5)
     cases = []
-    for pair in combinations(known, 2):
-        names = fed(pair, known)
-        if set(pair) <= set(names) and lab.can(*names) and whole(names):
+    sets = [fed(pair, known) for pair in (*combinations(known, 2), *((name,) for name in known))]
+    for sizes, names in product((Sizes(2, 6, 3, 7, 9, 5, 5), Sizes(2, 6, 3, 1, 9, 5, 5)), dict.fromkeys(sets)):
+        if lab.can(*names) and whole(names):
             texts = {
                 name: "2" if name in {"window", "splits"} else _text(lab, name, sizes, generator, False)
                 for name in names
