@@ -113,7 +113,7 @@ def summed(weights: Weights, v: Array, out: Array, alike: Alike, arithmetic: Ari
     each = np.where(copied, 0.0, weights.variance) + weights.later
     alone = np.where(copied, 0.0, weights.rounded)
     variance = np.maximum(_about(p**2 * each, v, out), 0) + u_p**2 / 3 * (alone**2 @ v**2)  # [S3] [S4]
-    around = p * (weights.variance + weights.later + weights.drift)
+    around = p * (each + weights.drift)
     second = np.sqrt(np.maximum(_about(around, v, out), 0) * around.sum(1, keepdims=True))
     moved, lost, cut, together, running = (np.zeros_like(out) for _ in range(5))
     root, in_order, pairs = np.sqrt(3), arithmetic.order == "sequential", alike.pairs.any()
@@ -152,6 +152,8 @@ def summed(weights: Weights, v: Array, out: Array, alike: Alike, arithmetic: Ari
     for same in alike.sets():
         variance += (deviation[:, same] @ v[same] - deviation[:, same].sum(1, keepdims=True) * out) ** 2  # [S7]
         variance += u_p**2 / 3 * (weights.rounded[:, same] @ v[same]) ** 2  # [S4]
+        heavy = p[:, same] * weights.variance[:, same]
+        second += np.abs(heavy @ v[same] - heavy.sum(1, keepdims=True) * out)
     variance = variance + totals.variance[:, None] * out**2
     return Sums(moved, variance, second, lost, together + totals.together[:, None] * np.abs(out))
 
