@@ -1,6 +1,8 @@
 """A small version of the table of bounds against errors: the worst case holds, the statistical bound is near."""
 
+import csv
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,3 +38,13 @@ def test_a_wrong_result_shows_in_the_table(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(tolerance_table, "emulate", off)
     line: Line = measured(KINDS[0](np.random.default_rng(0), 16, 8), ARITHMETICS["FLOAT32_BLAS"])
     assert line.worst > 1
+
+
+def test_the_recorded_table_is_whole_and_has_no_violation() -> None:
+    path = Path(__file__).parents[3] / "docs/explain/tolerance-table.csv"
+    head, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+    assert ",".join(head) == next(table([]))
+    assert [(row[0], row[1]) for row in rows] == [
+        (name, kind.__name__.replace("_", " ")) for name in ARITHMETICS for kind in KINDS
+    ]
+    assert all(float(row[column]) <= 1 for row in rows for column in (2, 3, 5, 6))
