@@ -192,7 +192,7 @@ class SinkWindow(Generic[R]):
         ArgumentError
             Negative, or more than the cache has seen.
         RollbackError
-            The next query would miss a row that has been forgotten.
+            Below `earliest`: the next query would miss a row, or the length lies in a page that has been dropped.
 
         Examples
         --------

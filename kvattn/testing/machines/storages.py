@@ -305,7 +305,8 @@ SINKS = Storage(
     ),
     check=partial(compare, spills=True),
     sights=_sight(_sinks_and_window),
-    memory=forgets(_sinks_and_window),
+    # It drops whole pages and goes back into none, though a window of 1 needs nothing of them.
+    memory=forgets(lambda sizes, query: _sinks_and_window(sizes, query) | {max(0, query - 1)}),
 )
 """The first tokens and the last ones."""
 
