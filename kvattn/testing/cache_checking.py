@@ -21,7 +21,7 @@ from kvattn.errors import ArgumentError
 from kvattn.testing.cache_diagnosis.habits import Model, Suspect, suspects
 from kvattn.testing.cache_diagnosis.magnitudes import FAR, Sizes, read_sizes
 from kvattn.testing.cache_diagnosis.observing import Shown, alike, observe
-from kvattn.testing.cache_diagnosis.scripts import Script, script, scripts_of, smaller
+from kvattn.testing.cache_diagnosis.scripts import Script, oversize, script, scripts_of, smaller
 from kvattn.testing.conformance import CacheAdapter, CacheFault, Session
 from kvattn.testing.diagnosis.finding import Finding
 
@@ -182,10 +182,21 @@ def check_cache(
     if failures:
         progress("naming")
         findings += _named(adapter, every, failures)
+    odd = [] if failures else list(oversize(adapter.capabilities))
+    for steps in odd:
+        fault = _run(adapter, steps)
+        if fault is not None and not failures:
+            failures.append((steps, fault))
+            findings.append(_of_oversize(fault, steps))
     if any(one.wrong for one in sizes) and all(f.parameters.get("failure") == "mangled row" for f in findings):
         findings, notes = [_of_sizes(one) for one in sizes if one.wrong], []
     return CacheReport(
-        name or type(adapter).__name__, tuple(findings), len(every), len(failures), tuple(dict.fromkeys(notes)), seed
+        name or type(adapter).__name__,
+        tuple(findings),
+        len(every) + len(odd),
+        len(failures),
+        tuple(dict.fromkeys(notes)),
+        seed,
     )
 
 
@@ -315,6 +326,11 @@ def _sizes(adapter: CacheAdapter) -> list[Sizes]:
         return list(read_sizes(adapter))
     except Exception:  # noqa: BLE001 - what a foreign cache raises was told by the scripts
         return []
+
+
+def _of_oversize(fault: CacheFault, steps: Script) -> Finding:
+    detail = f"A rollback of more tokens than there are is neither refused nor empties the cache: {fault}."
+    return Finding("crop-rollback", "fault", {"rollback": "oversize", "failure": fault.kind}, detail, _line(steps))
 
 
 def _of_sizes(sizes: Sizes) -> Finding:

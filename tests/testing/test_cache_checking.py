@@ -1,12 +1,16 @@
 """The report of a check of a cache: what it says, and what it does with caches that are none."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 import json
+from typing import Any
 
+import numpy as np
 import pytest
 
 from kvattn.errors import ArgumentError
 from kvattn.testing.cache_checking import CLASSES, CacheReport, check_cache, load_cache, replay
-from kvattn.testing.conformance import FAULTS, CacheFault, PagedAdapter, Session
+from kvattn.testing.conformance import FAULTS, CacheFault, Capabilities, PagedAdapter, Seen, Session
 from kvattn.testing.planted_caches import PlantedCache, PlantedPages
 
 
@@ -77,3 +81,41 @@ def test_a_source_that_grows_is_seen() -> None:
     Session(PlantedCache(source=True)).follow("start 2, append 3, append 2")
     with pytest.raises(CacheFault, match="row out of sight: behind the 3 keys of the source comes Name"):
         Session(PlantedCache(source=True, source_grows=True)).follow("start 2, append 3, append 2")
+
+
+@dataclass
+class Sliced:
+    """Rows in two lists, cut by a slice whose end may be negative: ``rollback(5)`` of three tokens keeps one."""
+
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    guarded: bool = False
+
+    def start(self, batch: int) -> Any:
+        return [np.zeros((batch, 2, 0, 64), np.float32)] * 2
+
+    def append(self, cache: Any, k: Any, v: Any) -> Any:
+        both = [np.concatenate(pair, 2) for pair in zip(cache, (k, v), strict=True)]
+        return both, [Seen(both[0], both[1], length=both[0].shape[2])]
+
+    def rollback(self, cache: Any, tokens: int) -> Any:
+        end = cache[0].shape[2] - tokens
+        if self.guarded and not 0 <= end <= cache[0].shape[2]:
+            raise ValueError(tokens)
+        return [x[:, :, :end] for x in cache]
+
+    def select(self, cache: Any, indices: Sequence[int]) -> Any:
+        return [x[list(indices)] for x in cache]
+
+    def branch(self, cache: Any) -> Any:
+        return list(cache)
+
+
+def test_a_rollback_of_more_than_there_is_is_seen() -> None:
+    """A cache of transformers kept one token of three after ``crop(-5)``."""
+    assert check_cache(Sliced(guarded=True), drawn=0).verdict == "pass"
+    (finding,) = check_cache(Sliced(), drawn=0).findings
+    assert (finding.fault_class, finding.parameters["rollback"]) == ("crop-rollback", "oversize")
+    assert finding.reproduce == "start 0 1, append 0 3, rollback 0 4, append 0 1"
+    with pytest.raises(CacheFault, match="wrong length"):
+        replay(Sliced(), finding.reproduce)
+    assert check_cache(Sliced(Capabilities(untried=frozenset({"oversize"}))), drawn=0).verdict == "pass"

@@ -137,6 +137,20 @@ def _rollbacks(can: Capabilities, lengths: Sequence[int], most: int) -> Iterator
         yield script(f"start 0 1, append 0 {longest}, append 0 1, append 0 1, rollback 0 1, append 0 1, append 0 1")
 
 
+def oversize(can: Capabilities) -> Iterator[Script]:
+    """Yield rollbacks of more tokens than there are, which may be refused.
+
+    >>> [str(steps[2]) for steps in oversize(Capabilities())]
+    ['rollback 0 4', 'rollback 0 5']
+    """
+    if (
+        not {"rollback", "oversize"} & can.untried
+        and can.rollback is None
+        and (can.capacity is None or can.capacity > 3)
+    ):
+        yield from (script(f"start 0 1, append 0 3, rollback 0 {taken}, append 0 1") for taken in (4, 5))
+
+
 def _drawn(can: Capabilities, generator: random.Random, lengths: Sequence[int], most: int) -> Script:
     batch = generator.randint(1, 3)
     first = generator.choice(lengths)

@@ -3,7 +3,7 @@
 import pytest
 
 from kvattn.testing.cache_checking import _run
-from kvattn.testing.cache_diagnosis.scripts import Step, lengths_of, script, scripts_of, smaller
+from kvattn.testing.cache_diagnosis.scripts import Step, lengths_of, oversize, script, scripts_of, smaller
 from kvattn.testing.conformance import Capabilities, PagedAdapter, Part
 
 PLAIN = Capabilities()
@@ -68,3 +68,9 @@ def test_smaller_scripts_are_smaller() -> None:
     steps = script("start 0 2, append 0 5, rollback 0 2")
     for fewer in smaller(steps):
         assert len(fewer) < len(steps) or sum(sum(s.numbers) for s in fewer) < sum(sum(s.numbers) for s in steps)
+
+
+def test_more_than_there_is_is_taken_back_unless_that_is_known_to_be_wrong() -> None:
+    assert [steps[2] for steps in oversize(PLAIN)] == [Step("rollback", (0, 4)), Step("rollback", (0, 5))]
+    assert not list(oversize(Capabilities(untried=frozenset({"oversize"}))))
+    assert not list(oversize(Capabilities(rollback=2)))
