@@ -87,7 +87,8 @@ def read_alibi(lab: Lab) -> None:
         return
     lab.set_aside("alibi")
     name = next((n for n, t in TABLES.items() if _near(lab, found, [np.array(t(c.sizes.Hq)) for c in cases])), "")
-    _tell(lab, "alibi", name, found, wanted, cases[0])
+    n = next(n for n in range(len(cases)) if not _near(lab, found[n : n + 1], wanted[n : n + 1]))
+    _tell(lab, "alibi", name, found[n:], wanted[n:], cases[n])  # heads at which the tables differ
 
 
 def read_alibi_slopes(lab: Lab) -> None:
