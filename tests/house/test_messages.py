@@ -57,7 +57,8 @@ def complaints(source: str) -> Iterator[str]:
 @pytest.mark.parametrize("path", sorted((ROOT / "kvattn").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_errors_are_our_own_and_say_what_came(path: Path) -> None:
     found = list(complaints(path.read_text(encoding="utf-8")))
-    if "testing" in path.parts or path.name == "pytest_plugin.py":  # a law fails by assertion, pytest has its own errors
+    # A law fails by assertion, a foreign implementation raises what it likes, pytest has its own errors.
+    if "testing" in path.parts or path.name == "pytest_plugin.py":
         found = [x for x in found if not x.startswith(("assert", "raises")) or "NotImplemented" in x]
     assert not found, "\n".join(found)
 
