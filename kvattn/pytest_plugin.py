@@ -7,7 +7,7 @@ no NumPy, is imported before a test asks for it.
     `kvattn.testing.passing.must_pass`: ``kvattn_check(target, known=())`` fails the test with a report.
 `kvattn_tally`
     What the test has counted so far, read as a `kvattn.Tally`.
-`kvattn_case`
+``kvattn_case``
     One recorded case for each that ``@kvattn_cases(...)`` selects; the arguments are those of `kvattn.goldens.cases`.
 """
 

@@ -11,7 +11,7 @@ A tolerance can only be derived for a stated arithmetic.  The statement follows 
     out              rounded to `store`
 
 The formats are those of `kvattn.testing.formats`, by name.  The constants at the end are the arithmetics that one
-meets; they are starting points: `dataclasses.replace` changes what differs, `Arithmetic.tiled` states the tiles.
+meets; they are starting points: ``dataclasses.replace`` changes what differs, `Arithmetic.tiled` states the tiles.
 
 Source: for sums that are cut off, Fasi, Higham, Mikaitis, Pranesh, *Numerical behavior of NVIDIA tensor cores*,
 PeerJ Computer Science 7, e330 (2021).
@@ -29,7 +29,7 @@ from kvattn.testing.formats import format_of
 class Arithmetic:
     """Number formats of the tested code.
 
-    An empty format name stands for `compute`'s, and is replaced by it.
+    An empty format name stands for ``compute``'s, and is replaced by it.
 
     Attributes
     ----------
@@ -46,11 +46,11 @@ class Arithmetic:
         ``"pairwise"`` for blocks that are added in pairs, at most ``log2(n) + 11`` one after the other
         (NumPy's sum, halving, tree reductions).
     exp_ulp
-        Largest error of its exp, tanh and log, in units in the last place of `compute`.
+        Largest error of its exp, tanh and log, in units in the last place of ``compute``.
     tiles
         Key tiles of an online softmax: after each the sums are rescaled, and the weights
         are divided by their total at the end; 1 for a single tile, 0 where the weights are divided by the total
-        before they are rounded to `probabilities` and mixed (a softmax, then a product).
+        before they are rounded to ``probabilities`` and mixed (a softmax, then a product).
     inputs
         Format to which q, k and v are rounded before anything else.
     sum_ulp

@@ -132,7 +132,7 @@ def binade(x: Array) -> Array:
 
 
 def weight_unit(arithmetic: Arithmetic) -> float:
-    """Return the largest relative error of rounding a weight to `probabilities`: none where that is not coarser.
+    """Return the largest relative error of rounding a weight to ``probabilities``: none where that is not coarser.
 
     >>> weight_unit(Arithmetic("float32")), weight_unit(Arithmetic("float32", probabilities="bfloat16")) == 2.0**-8
     (0.0, True)
@@ -142,7 +142,7 @@ def weight_unit(arithmetic: Arithmetic) -> float:
 
 
 def exact_products(name: str, arithmetic: Arithmetic) -> bool:
-    """Say whether products of a format's numbers and `inputs` have room in `accumulate`.
+    """Say whether products of a format's numbers and ``inputs`` have room in ``accumulate``.
 
     >>> [exact_products(name, Arithmetic("float32", inputs=name)) for name in ("bfloat16", "float32")]
     [True, False]

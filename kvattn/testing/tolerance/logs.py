@@ -6,7 +6,7 @@ is taken, the maximum is added, and base 2 may be left again::
     |lse error| <= x + c |log D| + ((1 + u)^3 - 1)(|log D| + |m| + E + |lse| + x)                   [T18]
     x = max( log(Σ p_j exp(ε_j) (1 + μ) + g), -log(Σ p_j exp(-ε_j) (1 - μ') - g) )                  [T18]
 
-The log-sum-exp is kept in `compute`.
+The log-sum-exp is kept in ``compute``.
 """
 
 import numpy as np

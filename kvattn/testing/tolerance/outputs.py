@@ -15,9 +15,9 @@ The factor ``v_j - o`` is what makes errors that all scores share harmless.  Hen
     μ: rounding to `probabilities` where the total is of rounded weights, additions, rescales   [T14]
     |out - o| <= X + u_store (|o| + X) + underflow                                              [T15]
 
-``V`` is the mean of |v| under the tested code's weights: at most ``Σ p_j exp(ε_j)|v_j| / Σ p_j exp(-ε_j)``, and at most
-the largest.  ``f`` and ``g`` are what underflow takes.  Partial results merged by their log-sum-exp add to ν, key
-by key, what ``exp(lse_i - lse)`` is wrong by [T16].
+``V`` is the mean of ``|v|`` under the tested code's weights: at most ``Σ p_j exp(ε_j)|v_j| / Σ p_j exp(-ε_j)``, and
+at most the largest.  ``f`` and ``g`` are what underflow takes.  Partial results merged by their log-sum-exp add to ν,
+key by key, what ``exp(lse_i - lse)`` is wrong by [T16].
 
 Statistical.  Independent roundings of variance ``u²/3``, eight standard deviations::
 

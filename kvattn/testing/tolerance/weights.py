@@ -8,8 +8,8 @@ factor that all weights of a row share and that cancels, ``a_j exp(τ_j)``, wher
         - log(1 - c) · (1 + rescales)           exp, wrong by a factor 1 ± c, once more for every later tile   [T10]
 
 An online softmax shifts in steps that only go up, so that its shifts add up to the one shift; its inexact maxima are
-shared, and cancel.  Below the normal numbers of `compute` and of `probabilities` a weight may lose `absolute`, but
-never more than itself [T3].
+shared, and cancel.  Below the normal numbers of ``compute`` and of ``probabilities`` a weight may lose ``absolute``,
+but never more than itself [T3].
 
 The variance of τ is that of the score, of the shift, and of exp; the largest score has none of the last two [S2].
 """
