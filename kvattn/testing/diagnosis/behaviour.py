@@ -52,6 +52,7 @@ SCALES: Mapping[str, Callable[[Mapping[str, int]], float]] = MappingProxyType(
         "1 / sqrt(D + 1)": lambda n: (n["D"] + 1) ** -0.5,
         "1 / sqrt(D - 1)": lambda n: max(n["D"] - 1, 0.5) ** -0.5,
         "D ** -0.25": lambda n: n["D"] ** -0.25,
+        "1 / sqrt(Dv)": lambda n: n["Dv"] ** -0.5,
         "sqrt(D)": lambda n: n["D"] ** 0.5,
         "-1 / sqrt(D)": lambda n: -(n["D"] ** -0.5),
         "log(S) / sqrt(D)": lambda n: math.log(n["S"]) * n["D"] ** -0.5,

@@ -76,7 +76,7 @@ def draw(lab: Lab, count: int) -> Iterator[Recipe]:
             s, b = generator.randint(1, 11), generator.choice((1, 2, 3))
             t = generator.choice((1, s, generator.randint(1, s)))
         d = generator.choice((4, 6, 8, 16, 24))
-        sizes = Sizes(b, hkv * group, hkv, t, s, d, d)
+        sizes = Sizes(b, hkv * group, hkv, t, s, d, d if lab.same_width else (d, 5, 7)[n % 3])
         chosen = _mixed(lab, known, generator)
         options = {name: _text(lab, name, sizes, generator, sparse) for name in chosen}
         scores = LOUD if generator.random() < 0.2 else DRAWN
@@ -273,10 +273,11 @@ def _name(lab: Lab, recipe: Recipe) -> None:
     recipe = _fewer(lab.shrink(wide, still), still)
     if recipe.options != wide.options:
         wide = recipe
-    names = [name for name, _ in recipe.options]
+    names = sorted(name for name, _ in recipe.options)
     difference = lab.compare(recipe)
     size = recipe.sizes
     where = f"B={size.B}, Hq={size.Hq}, Hkv={size.Hkv}, T={size.T}, S={size.S}, D={size.D}"
+    where += f", Dv={size.Dv}" if size.Dv != size.D else ""
     when = f"with {', '.join(names)}" if names else "without options"
     for fault_class, parameters, words in _explanations(lab, recipe, wide):
         detail = f"{words}, {when}, at {where}."
@@ -376,7 +377,10 @@ def _described(lab: Lab, recipe: Recipe) -> tuple[str, dict[str, object], str] |
     """Read the probabilities of a failing case: who sees whom, or which scores are off."""
     size = recipe.sizes
     wide = max(size.S, size.Dv)
-    onehot = replace(recipe, sizes=replace(size, D=max(size.D, wide), Dv=max(size.D, wide)), values=ONE_HOT)
+    sizes = replace(size, D=max(size.D, wide), Dv=max(size.D, wide))
+    if size.Dv != size.D:
+        sizes = replace(size, Dv=wide + (wide == size.D))
+    onehot = replace(recipe, sizes=sizes, values=ONE_HOT)
     flat = replace(onehot, scores=FLAT)
     stands_out = _fails(lab, flat)  # without the scores, who sees whom does
     if stands_out:

@@ -92,6 +92,8 @@ class Lab:
         How often the target ran.
     grouped
         Whether it takes fewer key/value heads than query heads.
+    same_width
+        Whether it takes values only as wide as the keys.
     last
         The case that ran last.
     apart
@@ -119,6 +121,7 @@ class Lab:
     notes: list[str] = field(default_factory=list)
     calls: int = 0
     grouped: bool = True
+    same_width: bool = False
     stopped: bool = False
     last: Recipe | None = None
     apart: set[frozenset[str]] = field(default_factory=set)
@@ -137,6 +140,8 @@ class Lab:
             sizes = replace(sizes, Hkv=sizes.Hq)
         if values == ONE_HOT and sizes.Dv < sizes.S:
             sizes = replace(sizes, Dv=sizes.S, D=max(sizes.D, sizes.S))
+        if self.same_width and sizes.Dv != sizes.D:
+            sizes = replace(sizes, Dv=max(sizes.D, sizes.Dv), D=max(sizes.D, sizes.Dv))
         recipe = Recipe(sizes, values=values, options=tuple(options.items()), dtype=self.dtype, seed=self.seed)
         recipe = replace(recipe, mask_form=self.target.mask_form)
         return recipe if scores is None else replace(recipe, scores=scores)

@@ -15,7 +15,7 @@ from kvattn.testing.diagnosis.lab import Lab, Refused
 from kvattn.testing.diagnosis.prose import reads_like
 from kvattn.testing.diagnosis.recipe import FLAT, LOUD, MILD, Recipe, Sizes
 
-_SIZES = (Sizes(3, 8, 2, 5, 7, 26, 26), Sizes(2, 6, 3, 4, 6, 20, 20))
+_SIZES = (Sizes(3, 8, 2, 5, 7, 26, 19), Sizes(2, 6, 3, 4, 6, 20, 23))
 
 
 def centred_logs(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -40,6 +40,7 @@ def read_weights(lab: Lab) -> None:
     >>> lab.findings[0].fault_class, lab.findings[0].parameters["rule"]
     ('scale', '1 / D')
     """
+    _read_widths(lab)
     slopes, maps = [], []
     for wanted in _SIZES:
         recipe = lab.case(wanted, MILD)
@@ -71,6 +72,17 @@ def read_weights(lab: Lab) -> None:
     if all(np.abs(used).min() > lab.sharp for _, used in slopes):
         lab.behaviour = replace(lab.behaviour, key_map=name_map(lab, maps, "k"))
     _name_scale(lab, slopes)
+
+
+def _read_widths(lab: Lab) -> None:
+    """Find out whether values may have another width than keys."""
+    case = lab.case(_SIZES[0], MILD)
+    try:
+        lab.see(case)
+    except Refused as refused:
+        lab.see(replace(case, sizes=replace(case.sizes, Dv=case.sizes.D)))
+        lab.same_width = True
+        lab.notes.append(f"Values that are not as wide as the keys are refused: {refused}")
 
 
 def _all_seen(lab: Lab, recipe: Recipe) -> bool:

@@ -301,7 +301,7 @@ class Reading:
         if self.scale:
             letters = {"B": batch, "Hq": weights.heads, "Hkv": weights.kv_heads, "T": length, "S": past + length}
             rule = MORE_SCALES.get(self.scale)
-            letters["D"] = weights.width
+            letters |= {"D": weights.width, "Dv": weights.width}
             plain = SCALES[self.scale](letters) if rule is None else rule(weights)
         cap = self.plan.softcap
         if cap is None or self.softcap == "none":

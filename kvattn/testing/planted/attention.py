@@ -63,7 +63,7 @@ class Planted:
     head_map
         Key/value head of query head h, as Python.
     scale
-        Default scale, as Python over the sizes B, Hq, Hkv, T, S, D.
+        Default scale, as Python over the sizes B, Hq, Hkv, T, S, D, Dv.
     cap
         Capped score, as Python over the score s, the raw product x, the scale a and the cap c.
     cap_last
@@ -171,7 +171,7 @@ class Planted:
         raw_given = {**given, "return_weights": return_weights}
         k, v = self._gathered(k, v, given)
         sizes = {"B": q.shape[0], "Hq": q.shape[1], "Hkv": k.shape[1], "T": q.shape[2], "S": k.shape[2]}
-        sizes["D"] = q.shape[3]
+        sizes |= {"D": q.shape[3], "Dv": v.shape[3]}
         for name, when in self.lost.items():
             if _formula(when, **raw_given, **sizes):
                 given[name] = None

@@ -37,6 +37,7 @@ SCALES = (
             "1 / sqrt(Hkv * D)",
             "1 / sqrt(S)",
             "1 / sqrt(D + 1)",
+            "1 / sqrt(Dv)",
             "sqrt(D)",
             "0",
             "-1 / sqrt(D)",

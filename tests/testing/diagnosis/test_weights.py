@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kvattn.testing.checking import check
 from kvattn.testing.diagnosis.lab import Lab, planted
 from kvattn.testing.diagnosis.weights import read_given_scale, read_weights
 from kvattn.testing.planted import Planted
@@ -74,3 +75,19 @@ def test_a_scale_of_zero_is_a_scale() -> None:
     lab = Lab(target_of(falsy))
     read_given_scale(lab)
     assert lab.findings[0].parameters == {"argument": "scale", "given": 0.0, "used": "ignored"}
+
+
+def test_a_scale_of_the_value_width_is_named_and_no_drawn_case_needs_it() -> None:
+    report = check(Planted(scale="1 / sqrt(Dv)", returns_lse=False), cases=8)
+    assert [(f.fault_class, f.parameters["rule"]) for f in report.findings] == [("scale", "1 / sqrt(Dv)")]
+
+
+def test_values_as_wide_as_the_keys_are_drawn_where_no_others_are_taken() -> None:
+    def narrow(q: Any, k: Any, v: Any) -> Any:
+        if q.shape[3] != v.shape[3]:
+            raise ValueError("one width, please")
+        return Planted(returns_lse=False)(q, k, v)
+
+    report = check(narrow, cases=8)
+    assert report.verdict == "pass"
+    assert "Values that are not as wide as the keys are refused: ValueError: one width, please" in report.notes
