@@ -27,8 +27,8 @@ from kvattn.testing.diagnosis.lab import Lab, Refused
 from kvattn.testing.diagnosis.recipe import DRAWN, LOUD, RANDOM, Recipe, Sizes
 
 CANDIDATES = {
-    "float64": (Arithmetic("float64"), Arithmetic("float32")),
-    "float32": (Arithmetic("float32"),),
+    "float64": (Arithmetic("float64"), Arithmetic("float64", tiles=0, merges=1), Arithmetic("float32")),
+    "float32": (Arithmetic("float32"), Arithmetic("float32", tiles=0, merges=1)),
     "float16": (FLOAT16_TENSOR_CORE, FLOAT16_SOFTMAX, FLOAT16_PURE),
     "bfloat16": (BFLOAT16_TENSOR_CORE, BFLOAT16_SOFTMAX, BFLOAT16_PURE),
 }
@@ -36,6 +36,7 @@ CANDIDATES = {
 
 WORDS = {
     Arithmetic("float32"): "float32 throughout",
+    **{Arithmetic(x, tiles=0, merges=1): f"probabilities taken as exp(s - lse) in {x}" for x in ("float64", "float32")},
     **dict.fromkeys((FLOAT16_TENSOR_CORE, BFLOAT16_TENSOR_CORE), "float32 scores and sums, 16-bit weights"),
     **dict.fromkeys((FLOAT16_SOFTMAX, BFLOAT16_SOFTMAX), "16 bits between the operations, float32 sums"),
     **dict.fromkeys((FLOAT16_PURE, BFLOAT16_PURE), "16 bits throughout, running sums too"),
@@ -115,8 +116,8 @@ def settle(lab: Lab, candidates: Sequence[Arithmetic] = ()) -> None:
             break
     else:
         lab.arithmetic, lab.coarser = known[0], known[1:]
-    if narrower not in NARROW:
-        lab.coarser = ()
+    if narrower not in NARROW:  # wide numbers stay wide
+        lab.coarser = tuple(x for x in lab.coarser if not candidates and x.compute == lab.arithmetic.compute)
 
 
 def explain(lab: Lab, recipe: Recipe) -> bool:

@@ -15,6 +15,7 @@ from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.formats import format_of
 from kvattn.testing.tolerance.chains import above, below, binade, path, rescales, underflow, unit, weight_unit
 from kvattn.testing.tolerance.limits import Limits, closed
+from kvattn.testing.tolerance.merging import added
 from kvattn.testing.tolerance.outputs import SIGMAS
 from kvattn.testing.tolerance.running import Alike, additions
 from kvattn.testing.tolerance.weights import Weights
@@ -71,6 +72,7 @@ def logs(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Limits:
             error * (1 + above(u, 3))
             + 3 * underflow(arithmetic.compute)
             + arithmetic.merges * (exp_error + above(u, 8) * (1 + np.abs(lse) + np.log(np.maximum(count, 1))))
+            + added(weights, arithmetic)[:, 0]  # [T16]
         )
         total_sum = additions(weights, alike, arithmetic)
         each = weights.variance + weights.later
@@ -79,6 +81,9 @@ def logs(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Limits:
             variance + (exp_error * np.log(total)) ** 2 / 3 + u**2 / 3 * (binade(outer) ** 2 + 2 * binade(lse) ** 2)
         )
         variance = variance + (arithmetic.merges * u * (1 + np.abs(lse))) ** 2
+        if arithmetic.merges == 1:
+            one_step = (u * (1 + np.abs(lse))) ** 2 + exp_error**2
+            variance = variance + np.maximum(count - 1, 0) * one_step / 3  # [T16]
         drift = -np.log1p(-np.minimum(total_sum.lost + lost, 1)) + (p * (each + weights.drift)).sum(1)
         statistical = SIGMAS * np.sqrt(variance) + drift + total_sum.together + u * np.abs(lse)
     found = Limits(weights.lse, statistical, error, variance, drift)

@@ -80,8 +80,31 @@ def test_an_error_that_is_none_of_float32_is_not_forgiven() -> None:
     lab = Lab(target_of(off))
     settle(lab)
     assert lab.arithmetic.compute == "float64"
-    assert not lab.coarser
+    assert lab.coarser == (Arithmetic("float64", tiles=0, merges=1),)
+    assert not explain(lab, lab.case(Sizes(2, 6, 2, 5, 7, 26, 26), LOUD, RANDOM))
     assert not lab.notes
+
+
+def through_lse(q: Any, k: Any, v: Any) -> Any:
+    """Weights as exp(s - lse), the lse added up key by key: nothing is divided, and its errors do not cancel."""
+    k, v = (np.repeat(x, q.shape[1] // k.shape[1], axis=1) for x in (k, v))
+    s = q @ np.swapaxes(k, 2, 3) / np.asarray(q.shape[3] ** 0.5, q.dtype)
+    return np.exp(s - np.logaddexp.reduce(s, axis=-1, keepdims=True)) @ v
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_weights_through_a_log_sum_exp_are_right(dtype: str) -> None:
+    lab = Lab(target_of(through_lse), dtype=dtype)
+    settle(lab)
+    assert lab.arithmetic == Arithmetic(dtype)
+    lab.arithmetic = lab.coarser[-1]
+    for keys in (3, 40, 400):
+        assert lab.compare(lab.case(Sizes(1, 2, 1, 3, keys, 26, 26), LOUD, RANDOM)).ratio < 0.5
+
+
+def test_weights_through_a_log_sum_exp_are_said() -> None:
+    found = check(through_lse, seed=1)
+    assert found.verdict == "pass", str(found)
 
 
 def test_answers_that_are_narrower_than_the_question_are_bounded_as_such() -> None:

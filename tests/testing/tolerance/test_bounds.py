@@ -14,7 +14,7 @@ import pytest
 from kvattn.testing import arithmetic
 from kvattn.testing.emulated import emulate
 from kvattn.testing.formats import format_of
-from kvattn.testing.tolerance import Arithmetic, bounds, calls, running
+from kvattn.testing.tolerance import Arithmetic, bounds, calls, logs, merging, running
 from kvattn.typing import Array
 
 PRESETS = [value for value in vars(arithmetic).values() if isinstance(value, Arithmetic)]
@@ -199,3 +199,27 @@ def test_every_option_narrows_to_what_is_seen() -> None:
     hidden = bounds(q, k, v, arithmetic=arithmetic.FLOAT32_BLAS, bias=np.where(np.tri(300), 0.0, -np.inf))
     np.testing.assert_allclose(causal.lse_worst, hidden.lse_worst, rtol=0.2)
     assert causal.lse_worst[0, 0, 0] < causal.lse_worst[0, 0, -1] / 10
+
+
+@pytest.mark.parametrize("keys", [2, 500, 12000])
+def test_a_log_sum_exp_may_be_added_up_key_by_key(keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its errors do not cancel where weights are exp(s - lse) [T16]; scores of 100 leave it coarse steps."""
+    scores, one = np.full(keys, 100, np.float32), np.ones((1, 1, 1, 1))
+    lse = np.logaddexp.reduce(scores)
+    wrong = abs(float(np.exp(scores - lse).astype(np.float64).sum()) - 1)
+    away = abs(float(lse) - (100 + math.log(keys)))
+
+    near_to = Arithmetic("float32", order="pairwise", tiles=0, merges=1)
+
+    def near() -> tuple[float, float]:
+        k, v = np.full((1, 1, keys, 1), 10.0), np.ones((1, 1, keys, 1))
+        found = bounds(10 * one, k, v, arithmetic=near_to, scale=1.0)
+        assert found.statistical <= found.worst
+        return found.worst.item(), found.lse_worst.item()
+
+    assert wrong <= near()[0] < 0.2
+    assert away <= near()[1] < 0.2
+    for module in (merging, logs):
+        monkeypatch.setattr(module, "added", lambda weights, arithmetic: 0 * weights.keys)
+    assert (wrong > near()[0]) == (keys == 12000)
+    assert (away > near()[1]) == (keys == 12000)
