@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvattn.testing.diagnosis.lab import Lab
-from kvattn.testing.diagnosis.recipe import FLAT, PAGE, RANDOM, TABLE, Recipe, Sizes
+from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.recipe import DRAWN, FLAT, PAGE, RANDOM, TABLE, Recipe, Sizes
 
 _BY_SLOT = "v = np.zeros((*v.shape[:3], v.shape[0] * 4)) + np.eye(v.shape[0] * 4).reshape(-1, 1, 4, v.shape[0] * 4)"
 """Every slot of the pool has a unit vector of its own, whether a sequence holds it or not."""
+
+_TWICE = "k, v = (np.concatenate([x, -x], 2) for x in (k, v))"
+"""Pages with room for twice as many keys."""
 
 _LENGTHS = ("np.array([{S}, 5, 4])[:{B}]", "np.array([8, 3, 9])[:{B}]")
 _SIZES = Sizes(3, 4, 2, 1, 11, 4, 4)
@@ -93,8 +96,26 @@ def read_pages(lab: Lab) -> None:
         if all(_agrees(case, name, out) for case, out in zip(cases, read, strict=True)):
             if n:
                 _report(lab, cases, read, name)
+            else:
+                _read_larger(lab)
             return
     _report(lab, cases, read, "")
+
+
+def _read_larger(lab: Lab) -> None:
+    """Give pages twice as large to a target that reads the contract's pages."""
+    case = lab.case(_SIZES, DRAWN, RANDOM, lengths="np.array([19, 13, 8])[:{B}]", block_table=TABLE)
+    case = replace(case, edits=(_TWICE,))
+    try:
+        far = lab.distance(case)
+    except Refused as refused:
+        lab.notes.append(f"Pages of {2 * PAGE} keys are refused where pages of {PAGE} are taken: {refused}")
+        return
+    if far > 10 * lab.sharp:
+        lab.set_aside("block_table")
+        detail = f"Pages of {PAGE} keys are read as block_table says, pages of {2 * PAGE} are not: the size of a page"
+        parameters = {"argument": "block_table", "page": 2 * PAGE, "right_at": PAGE}
+        lab.add("paged-table", parameters, f"{detail} is that of axis 2 of k.", case)
 
 
 def _wanted(case: Recipe, name: str) -> NDArray[np.float64]:

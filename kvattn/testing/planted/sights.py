@@ -300,6 +300,12 @@ PAGES = (
         "paged-table",
         reads="the last page in full",
     ),
+    Mutant(
+        "pages of four keys, whatever their size",
+        Planted(formulas={"page": "table[s // 4 % table.size]", "slot": "s % 4"}),
+        "paged-table",
+        {"page": 8, "right_at": 4},
+    ),
     _sees("one key more", "lengths", "s < (n + 1 if P else n)", "paged-table", reads="one key more"),
     _sees("whole pages only", "lengths", "s < (n // 4 * 4 if P else n)", "paged-table", reads="whole pages only"),
 )
