@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kvattn.testing.checking import check
 from kvattn.testing.diagnosis.lab import Lab, planted
 from kvattn.testing.diagnosis.manners import read_manners
 from kvattn.testing.planted import Planted
@@ -98,3 +99,15 @@ def test_the_contract_is_not_reported() -> None:
     read_manners(lab)
     assert lab.findings == []
     assert lab.notes == []
+
+
+def test_an_output_of_nan_is_not_called_random_nor_kept() -> None:
+    def nothing(q: Any, k: Any, v: Any) -> Any:
+        return CORE(q, k, v) * np.nan
+
+    lab = Lab(target_of(nothing))
+    read_manners(lab)
+    assert not lab.findings
+    found = check(nothing, cases=0).findings
+    assert [finding.fault_class for finding in found] == ["unclassified"], found
+    assert "NaN" in found[0].detail
