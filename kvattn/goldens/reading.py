@@ -246,7 +246,8 @@ def files(folder: Path) -> dict[str, bytes]:
         raise DamagedError(f"the goldens need a readable file SHA256SUMS, got none in {folder.name}") from None
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.json")}
     if there != promised.keys():
-        odd = ", ".join(sorted(there ^ promised.keys()))
+        differing = sorted(there ^ promised.keys())
+        odd = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
         raise DamagedError(f"the goldens must have the files of SHA256SUMS and no others, got a difference in {odd}")
     found = {path: (folder / path).read_bytes() for path in sorted(promised)}
     for path, content in found.items():

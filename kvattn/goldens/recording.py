@@ -231,13 +231,15 @@ def sums(files: Mapping[str, bytes]) -> bytes:
 
 
 def _output(values: Any, near: Any) -> dict[str, Any]:
+    if isinstance(values, np.ndarray) and values.dtype == np.float64 and not values.size:
+        return {**array_to_json(values), "bound": 0.0}  # nested lists without a row do not say how wide it were
     if isinstance(values, Bits | np.ndarray):
         return array_to_json(values)
     leaves = flat(values)
     shape = np.array(values, object).shape
-    if all(isinstance(leaf, bool) for leaf in leaves):
+    if leaves and all(isinstance(leaf, bool) for leaf in leaves):
         return array_to_json(np.array(leaves, np.bool_).reshape(shape))
-    if all(isinstance(leaf, int) for leaf in leaves):
+    if leaves and all(isinstance(leaf, int) for leaf in leaves):
         return array_to_json(np.array(leaves, np.int64).reshape(shape))
     rounded = [leaf.rounded() if isinstance(leaf, Interval) else float(leaf) for leaf in leaves]
     errors = [leaf.error for leaf in flat(near) if isinstance(leaf, Rounding)]

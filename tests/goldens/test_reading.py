@@ -33,6 +33,15 @@ def test_a_case_is_found_by_name() -> None:
     assert repr(case).startswith("Case('dense/causal/fewer-queries', masks/causal, valid: q [1, 4, 3, 6], ")
 
 
+def test_outputs_of_no_query_have_their_shapes() -> None:
+    case = goldens.load("dense/grouped/no-query")
+    assert {name: (x.shape, x.dtype.name) for name, x in case.expected.items()} == {
+        "out": ((1, 4, 0, 7), "float64"),
+        "lse": ((1, 4, 0), "float64"),
+    }
+    assert case.bounds == {"out": 0.0, "lse": 0.0}
+
+
 def test_arrays_and_fields_are_read_only() -> None:
     case = goldens.load("dense/empty-row/one")
     arrays = [*case.inputs.values(), *case.expected.values()]
@@ -139,6 +148,9 @@ def test_a_missing_or_added_file_is_noticed(copied: Path) -> None:
     (copied / "dense" / "more.json").unlink()
     (copied / "dense" / "lse.json").unlink()
     with pytest.raises(DamagedError, match=r"got a difference in dense/lse\.json"):
+        files(copied)
+    (copied / "SHA256SUMS").write_text("", encoding="utf-8")
+    with pytest.raises(DamagedError, match=r"got a difference in [^,]+\.json, [^,]+\.json, [^,]+\.json and \d+ more$"):
         files(copied)
     (copied / "SHA256SUMS").unlink()
     with pytest.raises(DamagedError, match="the goldens need a readable file SHA256SUMS, got none in v1"):

@@ -70,6 +70,8 @@ def attention(n: Numbers, a: Values, p: Mapping[str, Any]) -> dict[str, Any]:
                     mix = _of_nothing(n, v[b][g], mix, p.get("empty", "zero"))
                 out[b][h].append(mix)
                 lse[b][h].append(total if p.get("lse_base", "e") == "e" or total == -math.inf else total / n.log(n(2)))
+    if not q[0][0]:  # no lists to tell the width
+        return {"out": np.zeros((len(q), len(q[0]), 0, width)), "lse": lse}
     return {"out": out, "lse": lse}
 
 
