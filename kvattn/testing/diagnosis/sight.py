@@ -114,7 +114,23 @@ def read_causal(lab: Lab) -> None:
         else:
             _name_odd_causal(lab, cases, read)
             return
+    if _after_softmax(lab, cases[1]):
+        return
     _read_tall(lab)
+
+
+def _after_softmax(lab: Lab, case: Recipe) -> bool:
+    """Say whether rows keep only the share that their visible keys have among all."""
+    weights, visible = lab.weights(case), lab.behaviour.visible(case.build())
+    shares = visible.mean(-1)
+    if np.allclose(weights.sum(-1), 1, atol=1e-3) or not np.allclose(weights.sum(-1), shares, atol=1e-3):
+        return False
+    lab.set_aside("causal", "window")
+    b, h, t = (int(i) for i in np.unravel_index(int(np.argmin(shares)), shares.shape))
+    detail = f"The mask is applied after the softmax: with causal=True the weights of row {t} of head {h} sum to"
+    detail += f" {weights[b, h, t].sum():.4g}, expected 1."
+    lab.add("mask-compose", {"argument": "causal", "applied": "after the softmax"}, detail, case)
+    return True
 
 
 def _name_odd_causal(lab: Lab, cases: list[Recipe], read: list[Visible]) -> None:

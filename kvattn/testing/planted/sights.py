@@ -2,6 +2,7 @@
 
 from kvattn.testing.planted.attention import Planted
 from kvattn.testing.planted.mutant import Mutant
+from kvattn.testing.planted.wrapped import MasksLate
 
 
 def _sees(name: str, keyword: str, formula: str, fault_class: str, **parameters: object) -> Mutant:
@@ -10,6 +11,12 @@ def _sees(name: str, keyword: str, formula: str, fault_class: str, **parameters:
 
 
 TRIANGLE = (
+    Mutant(
+        "triangle after the softmax",
+        MasksLate(),
+        "mask-compose",
+        {"argument": "causal", "applied": "after the softmax"},
+    ),
     Mutant(
         "triangle in the top left corner",
         Planted(anchor="top_left"),

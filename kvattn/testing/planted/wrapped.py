@@ -55,6 +55,27 @@ class Drifts:
         return np.asarray(out, v.dtype)
 
 
+@dataclass(frozen=True)
+class MasksLate:
+    """Sets weights of later keys to 0 after the softmax, so that a row sums to less than 1.
+
+    >>> q = k = v = np.ones((1, 1, 2, 1))
+    >>> MasksLate()(q, k, v, causal=True).ravel()
+    array([0.5, 1. ])
+    """
+
+    def __call__(self, q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
+        """Attend to all keys, and drop those after the query."""
+        group = q.shape[1] // k.shape[1]
+        k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
+        scores = np.einsum("bhtd,bhsd->bhts", q, k) / np.sqrt(q.shape[3])
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights = weights / weights.sum(-1, keepdims=True)
+        if causal:
+            weights = weights * np.tri(q.shape[2], k.shape[2], k.shape[2] - q.shape[2])
+        return np.asarray(weights @ v, v.dtype)
+
+
 @dataclass
 class OneBuffer:
     """Returns the same memory from every call of a shape.
