@@ -1,10 +1,13 @@
 """Drawn cases mix options, stand at boundaries, and are the same for the same seed."""
 
 from collections import Counter
+from typing import Any
 
 from kvattn.testing.diagnosis.differential import draw, read_drawn
 from kvattn.testing.diagnosis.lab import Lab, planted
 from kvattn.testing.keywords import KEYWORDS, fed, whole
+from kvattn.testing.planted import Planted
+from kvattn.testing.targets import target_of
 
 
 def test_drawn_cases_mix_options_and_stand_at_boundaries() -> None:
@@ -38,3 +41,15 @@ def test_a_fault_is_not_told_twice_in_other_words() -> None:
     read_drawn(lab, 40)
     assert len({str(finding.parameters) for finding in lab.findings}) == len(lab.findings)
     assert any(finding.parameters.get("shift") == 1 for finding in lab.findings)
+
+
+def test_a_wrong_lse_is_not_described_by_weights_that_are_right() -> None:
+    def off(q: Any, k: Any, v: Any, *, causal: bool = False) -> Any:
+        out, lse = Planted()(q, k, v, causal=causal)
+        return out, lse + (0.1 if q.shape[2] == 1 and q.shape[0] == 2 else 0.0)
+
+    lab = Lab(target_of(off))
+    read_drawn(lab, 40)
+    (finding,) = lab.findings
+    assert finding.detail.startswith("lse[")
+    assert "log_weight_off_by" not in finding.parameters
