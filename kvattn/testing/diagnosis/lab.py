@@ -211,7 +211,7 @@ class Lab:
         try:
             return self.target(*arrays, options)
         except Exception as error:
-            raise Refused(f"{type(error).__name__}: {error}".splitlines()[0][:160]) from error
+            raise Refused(_told(error)) from error
 
     def see(self, recipe: Recipe) -> Seen:
         """Build and run a case.
@@ -444,6 +444,15 @@ def planted(**faults: Any) -> Target:
     'Planted(extra_keys=1)'
     """
     return target_of(Planted(**faults))
+
+
+def _told(error: Exception) -> str:
+    """Say an exception on one line, whatever its message is."""
+    try:
+        lines = str(error).splitlines()
+    except Exception:  # noqa: BLE001 - the target's own exception may be broken too
+        lines = ["its message cannot be read"]
+    return f"{type(error).__name__}: {lines[0] if lines else 'without a message'}"[:160]
 
 
 def _literal(value: Any) -> str:

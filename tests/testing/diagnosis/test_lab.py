@@ -67,3 +67,26 @@ def test_a_declared_convention_is_no_fault() -> None:
     lab.add("causal-align", {"anchor": "top_left"}, "Top-left.", reproduce="f()")
     lab.add("scale", {}, "Not scaled.", reproduce="f()")
     assert [finding.kind for finding in lab.findings] == ["convention", "fault"]
+
+
+class _Mute(Exception):  # noqa: N818 - stands for what a target may raise
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError(), "ValueError: without a message"),
+        (ValueError("one\ntwo"), "ValueError: one"),
+        (ValueError("x" * 500), f"ValueError: {'x' * 148}"),
+        (_Mute(), "_Mute: its message cannot be read"),
+    ],
+)
+def test_what_is_raised_is_said_on_one_line(error: Exception, told: str) -> None:
+    def raises(q: Any, k: Any, v: Any) -> Any:
+        raise error
+
+    with pytest.raises(Refused) as caught:
+        Lab(target_of(raises)).run(Recipe(Sizes()).build())
+    assert str(caught.value) == told
