@@ -1,10 +1,11 @@
 """Every layer with a planted fault is detected and named, with its parameters.
 
-What is planted stands in `kvattn.testing.planted_layer`, a loop over queries that is written apart from what reads it.
+CI runs every second, ``KVATTN_PROFILE=deep`` all.  What is planted stands in `kvattn.testing.planted_layer`, a loop over queries that is written apart from what reads it.
 """
 
 from collections.abc import Callable
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -512,7 +513,7 @@ def mutant(name: str) -> LayerTarget:
     return LayerTarget(name, function, plan, None, target.features)
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", [*WRONG][:: 1 if os.environ.get("KVATTN_PROFILE") == "deep" else 2])
 def test_a_planted_fault_is_named_and_its_line_shows_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, _, fault_class, parameters = WRONG[name]
     target = mutant(name)
