@@ -363,12 +363,15 @@ def _run(lab: Lab, name: str, needed: tuple[str, ...], step: Callable[[Lab], Non
             lab.stopped = True
         lab.set_aside(*needed[-1:])
         first = str(refused).partition(":")[0]
-        where = "on a plain call" if not needed else f"with {', '.join(needed)}"
+        given = needed if needed or lab.last is None else [name for name, _ in lab.last.options]
+        where = f"with {', '.join(given)}" if given else "on a plain call"
         reproduce = lab.last_line()
         if isinstance(refused, Misshapen):
             lab.add("unclassified", {"step": name}, f"{str(refused).capitalize()}, {where}.", reproduce=reproduce)
         else:
             detail = f"It raises {refused} {where}."
+            if any(finding.detail == detail for finding in lab.findings):
+                return
             lab.add("unclassified", {"raised": first, "step": name}, detail, reproduce=reproduce)
 
 

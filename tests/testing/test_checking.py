@@ -268,3 +268,13 @@ def test_another_layout_is_said_by_its_shape() -> None:
 def test_bad_arguments_are_refused(words: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         check(Planted(), **words)
+
+
+def test_a_refusal_is_told_once_with_the_keywords_of_the_call() -> None:
+    def plain_only(q: Arrays, k: Arrays, v: Arrays, *, causal: bool = False) -> Arrays:
+        if causal:
+            raise RuntimeError("no triangle")
+        return core(q, k, v)
+
+    details = [finding.detail for finding in check(plain_only, cases=0).findings]
+    assert details == ["It raises RuntimeError: no triangle with causal."]

@@ -211,7 +211,7 @@ class Lab:
         try:
             return self.target(*arrays, options)
         except Exception as error:
-            raise Refused(_told(error)) from error
+            raise Refused(told(error)) from error
 
     def see(self, recipe: Recipe) -> Seen:
         """Build and run a case.
@@ -446,8 +446,12 @@ def planted(**faults: Any) -> Target:
     return target_of(Planted(**faults))
 
 
-def _told(error: Exception) -> str:
-    """Say an exception on one line, whatever its message is."""
+def told(error: Exception) -> str:
+    """Say an exception on one line, whatever its message is.
+
+    >>> told(ValueError("no"))
+    'ValueError: no'
+    """
     try:
         lines = str(error).splitlines()
     except Exception:  # noqa: BLE001 - the target's own exception may be broken too

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.lab import Lab, Refused, told
 from kvattn.testing.diagnosis.recipe import DRAWN, RANDOM, Built, Recipe, Sizes
 
 _SIZES = Sizes(3, 6, 2, 4, 6, 10, 10)
@@ -53,11 +53,12 @@ def read_manners(lab: Lab) -> None:
 def _changed(lab: Lab, case: Recipe) -> None:
     built = case.build()
     fresh = case.build()
+    lab.last = case
     try:
         lab.calls += 1
         lab.target(built.q, built.k, built.v, built.options)
     except Exception as error:
-        raise Refused(f"{type(error).__name__}: {error}") from error
+        raise Refused(told(error)) from error
     changed = [n for n, a, b in zip("qkv", built[:3], fresh[:3], strict=True) if not np.array_equal(a, b)]
     if changed:
         name = changed[0]
