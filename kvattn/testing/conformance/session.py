@@ -7,12 +7,13 @@ since none of them may have changed.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from kvattn.errors import ArgumentError
 from kvattn.testing.conformance._comparing import Comparison
-from kvattn.testing.conformance.adapter import CacheAdapter
+from kvattn.testing.conformance.adapter import CacheAdapter, Seen
 from kvattn.testing.conformance.lines import CacheFault, Held, Line
 from kvattn.testing.conformance.rows import HEADS, Token, write
 
@@ -188,7 +189,7 @@ class Session:
             try:
                 twin = Line(self.adapter.branch(line.cache), line.held, line.history)
                 self._append(twin, 1, False)
-            except CacheFault:
+            except (CacheFault, _MisusedError):
                 line.over = True
                 raise
             except Exception as refusal:
@@ -206,7 +207,7 @@ class Session:
         """Whether a step was done; a refusal is any exception that is not ours."""
         try:
             step()
-        except CacheFault:
+        except (CacheFault, _MisusedError):
             line.over = True
             raise
         except Exception as refusal:
@@ -245,7 +246,7 @@ class Session:
             new.append(tuple(Token(n, line.length + i, owner) for i, n in enumerate(numbers)))
         k, v = (np.stack([write(tokens, heads=HEADS, field=f) for tokens in new]) for f in (0, 1))
         before = line.length
-        line.cache, seen = self.adapter.append(line.cache, k, v)
+        line.cache, seen = _returned(self.adapter.append(line.cache, k, v))
         if full:
             raise CacheFault("silent overflow", f"{before + count} tokens were taken, {self.can.capacity} fit")
         line.held = tuple(
@@ -258,3 +259,23 @@ class Session:
         if count:
             for number, (part, one) in enumerate(zip(self.can.parts, seen, strict=True)):
                 Comparison(line, before, part, f" of part {number}" if len(seen) > 1 else "").compare(one)
+
+
+class _MisusedError(ArgumentError):
+    """What an adapter gave is of another form than its protocol says: no refusal, whatever is declared."""
+
+
+def _returned(found: Any) -> tuple[Any, Sequence[Seen]]:
+    """What an append gave, if it is a cache and what was seen of it."""
+    if not isinstance(found, Sequence) or isinstance(found, str | bytes) or len(found) != 2:
+        raise _MisusedError(f"append must return a pair, the cache and a list of Seen, got {_called(found)}")
+    cache, seen = found
+    if not isinstance(seen, list | tuple) or not all(isinstance(one, Seen) for one in seen):
+        raise _MisusedError(f"append must return the cache and a list of Seen, got a cache and {_called(seen)}")
+    return cache, seen
+
+
+def _called(found: Any) -> str:
+    if isinstance(found, list | tuple) and not isinstance(found, Seen):
+        return f"{type(found).__name__} of {', '.join(type(one).__name__ for one in found[:3]) or 'nothing'}"
+    return type(found).__name__

@@ -13,6 +13,7 @@ from kvattn.caches.rows import key_value
 from kvattn.caches.sink_window import SinkWindow
 from kvattn.caches.static import Static
 from kvattn.errors import ArgumentError
+from kvattn.testing.cache_checking import check_cache
 from kvattn.testing.conformance import (
     FAULTS,
     CacheAdapter,
@@ -408,3 +409,23 @@ def test_parts_that_are_not_declared_are_refused() -> None:
 def test_a_script_with_an_unknown_step_is_refused() -> None:
     with pytest.raises(ArgumentError, match="script must be of start, append, rollback, select and branch, got 'crop'"):
         Session(InPlace()).follow("start 1, crop 2")
+
+
+@pytest.mark.parametrize(
+    ("gives", "told"),
+    [
+        (lambda cache, seen: None, "a pair, the cache and a list of Seen, got NoneType"),
+        (lambda cache, seen: cache, "a pair, the cache and a list of Seen, got Paged"),
+        (lambda cache, seen: "ab", "a pair, the cache and a list of Seen, got str"),
+        (lambda cache, seen: (cache, seen[0]), "the cache and a list of Seen, got a cache and Seen"),
+        (lambda cache, seen: (cache, [None]), "the cache and a list of Seen, got a cache and list of NoneType"),
+    ],
+)
+def test_an_append_that_gives_something_else_is_told_in_words(gives: Callable[[Any, Any], Any], told: str) -> None:
+    class Odd(PagedAdapter):
+        def append(self, cache: Any, k: Array, v: Array) -> Any:
+            return gives(*super().append(cache, k, v))
+
+    for attempt in (lambda: Session(Odd()).follow("start 1, append 2"), lambda: check_cache(Odd(), drawn=0)):
+        with pytest.raises(ArgumentError, match=f"^append must return {told}$"):
+            attempt()
