@@ -1,7 +1,7 @@
 """Every layer with a planted fault is detected and named, with its parameters.
 
-CI runs every second, ``KVATTN_PROFILE=deep`` all.  What is planted stands in `kvattn.testing.planted_layer`, a loop over
-queries that is written apart from what reads it.
+CI runs every second, ``KVATTN_PROFILE=deep`` all.  What is planted stands in `kvattn.testing.planted_layer`, a loop
+over queries that is written apart from what reads it.
 """
 
 from collections.abc import Callable

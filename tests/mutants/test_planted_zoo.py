@@ -1,8 +1,8 @@
 """The zoo of wrong attention functions: each is detected; each that a list knows is named, with its parameters.
 
 CI runs the first of each class, every twelfth of the others and every fourth that no list knows, and
-``KVATTN_PROFILE=deep`` all; ``python -m tests.mutants.test_planted_zoo`` prints the table of what was not named, and the
-numbers that the pages and the report quote.
+``KVATTN_PROFILE=deep`` all; ``python -m tests.mutants.test_planted_zoo`` prints the table of what was not named, and
+the numbers that the pages and the report quote.
 """
 
 import ast
@@ -19,6 +19,8 @@ import pytest
 from kvattn.testing import check
 from kvattn.testing.checking import folded
 from kvattn.testing.planted import MUTANTS, ODD, Mutant, Planted
+
+DEEP = os.environ.get("KVATTN_PROFILE") == "deep"
 
 NOT_NAMED: dict[str, str] = {}
 """Mutants that are detected and not named as they should be, and why."""
@@ -60,7 +62,7 @@ def test_the_zoo_is_large_and_has_every_class() -> None:
 
 def chosen() -> list[Mutant]:
     """What this profile runs."""
-    if os.environ.get("KVATTN_PROFILE") == "deep":
+    if DEEP:
         return [*MUTANTS]
     first = {mutant.fault_class: mutant for mutant in reversed(MUTANTS)}
     return [mutant for n, mutant in enumerate(MUTANTS) if n % 12 == 0 or first[mutant.fault_class] is mutant]

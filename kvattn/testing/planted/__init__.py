@@ -1,8 +1,8 @@
 """Faults planted in attention, to see a check name them.
 
 `Planted` is an attention in plain NumPy with fields that plant one fault each; `wrapped` holds attention with bad
-manners.  `MUTANTS` is the table: functions with one fault, and the class and parameters under which a check must
-report each; those of `ODD` stand in no list, and must be caught and described.
+manners.  ``MUTANTS`` is the table: functions with one fault, and the class and parameters under which a check must
+report each; those of ``ODD`` stand in no list, and must be caught and described.
 """
 
 from kvattn.testing.planted.attention import Planted
