@@ -8,7 +8,7 @@ from kvattn.testing.machines import ServingMachine
 from kvattn.testing.machines.storages import Storage
 
 # Shrinking a failure that is expected only costs time; most are found within 5 examples, the rest need a longer look.
-PROFILE = settings(phases=[Phase.generate], max_examples=100, stateful_step_count=15, report_multiple_bugs=False)
+PROFILE = settings(phases=[Phase.generate], max_examples=400, stateful_step_count=15, report_multiple_bugs=False)
 
 ALL = {name for name in dir(ServingMachine) if hasattr(getattr(ServingMachine, name), RULE_MARKER)}
 

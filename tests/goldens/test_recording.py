@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from decimal import Decimal
+from decimal import Decimal, localcontext
 import json
 import os
 from pathlib import Path
@@ -51,14 +51,16 @@ def test_values_are_rounded_correctly() -> None:
 
 def test_what_one_precision_leaves_open_the_next_decides() -> None:
     """A number that lies 10^-100 above the middle between two float64 numbers."""
-    middle = 1 + Decimal(2) ** -53
 
     def near(n: Any, a: Any, p: Any) -> dict[str, Any]:
         if not hasattr(n, "digits"):
             return {"y": [n(1.0)]}
-        width = Decimal(10) ** -(n.digits - 5)
-        above = Interval(middle, middle + Decimal("1e-100"), n) if n.digits > 110 else None
-        return {"y": [Interval(above.high, above.high, n) if above else Interval(middle - width, middle + width, n)]}
+        with localcontext(prec=300):  # exact, whatever precision the thread has
+            middle, width = 1 + Decimal(2) ** -53, Decimal(10) ** -(n.digits - 5)
+            low, high = middle - width, middle + width
+            if n.digits > 110:
+                low = high = middle + Decimal("1e-100")
+        return {"y": [Interval(low, high, n)]}
 
     assert evaluated(near, {}, {})["y"]["values"] == [1 + 2.0**-52]
 

@@ -342,7 +342,7 @@ WRONG: dict[str, tuple[Storage, str]] = {
     "a source grows": (_static(Grows), "a source must not grow"),
     "a source of another": (_static(LeavesTheSource), "foreign"),
     "sinks are forgotten": (_sinks(ForgetsSinks), "released"),
-    "a window is one too short": (_sinks(KeepsOneTooFew), "lost"),
+    "a window is one too short": (_sinks(KeepsOneTooFew), "lost|must be done"),
     "a window never forgets": (_sinks(NeverForgets), "must be forgotten"),
     "a state is not taken back": (_snapshots(KeepsTheState), "another's"),
     "a state of another": (_snapshots(MixesStates), "another's"),
@@ -368,7 +368,7 @@ def test_a_wrong_cache_is_rejected(name: str) -> None:
     storage, words = WRONG[name]
     said = complaint(storage, *VERBS)
     assert said
-    assert words in said
+    assert re.search(words, said)
 
 
 def _for_all_adapters(right: Callable[..., Any]) -> Callable[..., Any]:
@@ -445,7 +445,7 @@ def _one_by_one(path: Path, like: Any) -> Any:
 @pytest.mark.parametrize(
     ("save", "restore", "words"),
     [
-        (_swapped, saved.restore_npz, "displaced"),
+        (_swapped, saved.restore_npz, "displaced|foreign"),
         (saved.save_npz, _believing, "changed must be refused, but it was taken"),
         (saved.save_npz, _one_by_one, "pages must be shared as before"),
     ],
@@ -455,7 +455,7 @@ def test_a_wrong_way_to_a_file_and_back_is_rejected(
     save: Any, restore: Any, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "FORMATS", {"npz": (save, restore)})
-    assert words in complaint(storages.PAGED, "save_and_restore", "select")
+    assert re.search(words, complaint(storages.PAGED, "save_and_restore", "select"))
 
 
 def test_memory_that_somebody_keeps_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
