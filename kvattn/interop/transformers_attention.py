@@ -108,7 +108,7 @@ def eager_sinks(
     sinks: Given | None = None,
     mask: Visible | None = None,
 ) -> NDArray[Any]:
-    """Run GPT-OSS's eager attention, which has a sink in each head; none is a sink of ``finfo.min``.
+    """Run GPT-OSS's eager attention, which has a sink in each head; none is a sink of -inf.
 
     Parameters, return value and errors are those of `eager`.
 
@@ -119,7 +119,7 @@ def eager_sinks(
     """
     added = _added(q, k, causal, window, mask, None)
     name = "transformers.models.gpt_oss.modeling_gpt_oss:eager_attention_forward"
-    logits = np.full(q.shape[1], np.finfo(q.dtype).min, q.dtype) if sinks is None else np.asarray(sinks)
+    logits = np.full(q.shape[1], -np.inf, q.dtype) if sinks is None else np.asarray(sinks)
     return _run(name, q, k, v, added, logits, scaling=_scale(q, scale))
 
 
