@@ -28,23 +28,6 @@ from kvattn.testing.diagnosis.finding import Finding
 METHODS = ("start", "append", "rollback", "select", "branch")
 """What an adapter has, beside ``capabilities``."""
 
-CLASSES = {
-    "lost row": "window-cache",
-    "resurrected row": "crop-rollback",
-    "stale after rollback": "crop-rollback",
-    "wrong owner": "batch-row-state",
-    "wrong order": "ring-wrap",
-    "alias after branch": "block-ownership",
-    "row out of sight": "window-cache",
-    "mangled row": "quantised-kv",
-    "silent overflow": "ring-wrap",
-    "wrong length": "byte-count",
-    "rows do not fit the mask": "window-cache",
-    "refused": "unclassified",
-    "changed by a refusal": "crop-rollback",
-}
-"""Where nothing is read out that says more: the class that a failure of each kind mostly belongs to."""
-
 
 @dataclass(frozen=True)
 class CacheReport:
@@ -307,7 +290,7 @@ def _named(
         small, fault = _smallest(adapter, steps, kind)
         found.append(
             Finding(
-                CLASSES[kind], "fault", {"failure": kind}, f"{str(fault)[0].upper()}{str(fault)[1:]}.", _line(small)
+                "unclassified", "fault", {"failure": kind}, f"{str(fault)[0].upper()}{str(fault)[1:]}.", _line(small)
             )
         )
     return found

@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 
 from kvattn.errors import ArgumentError
-from kvattn.testing.cache_checking import CLASSES, CacheReport, check_cache, load_cache, replay
-from kvattn.testing.conformance import FAULTS, CacheFault, Capabilities, PagedAdapter, Seen, Session
+from kvattn.testing.cache_checking import CacheReport, check_cache, load_cache, replay
+from kvattn.testing.conformance import CacheFault, Capabilities, PagedAdapter, Seen, Session
 from kvattn.testing.planted_caches import PlantedCache, PlantedPages
-
-
-def test_every_failure_has_a_class() -> None:
-    assert set(CLASSES) == set(FAULTS)
 
 
 def test_the_smallest_script_fails_again() -> None:
@@ -28,6 +24,7 @@ def test_the_smallest_script_fails_again() -> None:
 
 def test_a_fault_without_a_name_is_told_by_its_failure() -> None:
     report = check_cache(PlantedCache(zeroes=4), drawn=0)
+    assert report.findings[0].fault_class == "unclassified"  # a lost row alone fits eight faults
     assert report.findings[0].parameters["failure"] == "lost row"
     assert "key 4 of sequence 0" in report.findings[0].detail
     assert report.findings[0].reproduce == "start 0 1, append 0 5"
