@@ -110,6 +110,8 @@ class PlantedLayer:
     part
         Positions of a later call, made of how many tokens came before and the number of new ones, per row, given
         those that are right.
+    keeps_given
+        Whether positions that are given are used as they are in a later call.
     part_sees
         As ``sees`` in a later call, with rows counted over all tokens, and the row at which the call begins.
     remembers
@@ -145,6 +147,7 @@ class PlantedLayer:
     sees: Callable[[int, int], bool] = field(default_factory=lambda: _sees)
     pads: Callable[[Any], Any] = field(default_factory=lambda: _pads)
     part: Callable[[Any, int, Any], Any] = field(default_factory=lambda: _part)
+    keeps_given: bool = False
     part_sees: Callable[[int, int, int], bool] = field(default_factory=lambda: _part_sees)
     remembers: bool = True
     counts_pads: tuple[bool, bool] = (False, False)
@@ -266,7 +269,8 @@ class PlantedLayer:
             right = np.maximum(np.cumsum(held, 1) - 1 + before, 0)
             if self.counts_pads[int(begin > 0)]:
                 right = begin + np.arange(new) + np.zeros((batch, 1), np.int64)
-        return self.part(begin, new, right) if begin else right
+        kept = positions is not None and self.keeps_given
+        return self.part(begin, new, right) if begin and not kept else right
 
     def _heads(self, flat: Array, count: int, order: str) -> Array:
         batch, length, total = flat.shape

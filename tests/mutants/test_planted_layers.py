@@ -451,6 +451,70 @@ CACHED: dict[str, tuple[dict[str, Any], Plan, str, dict[str, Any]]] = {
 
 WRONG = {**CORE, **ROTATIONS, **PADDED, **CACHED}
 
+BY_ROWS = {"counts_pads": (True, True)}
+"""Tokens are counted by rows under padding: right, as rotations and slopes see differences alone."""
+
+THROUGH: dict[str, tuple[dict[str, Any], Plan, str, dict[str, Any]]] = {
+    # a fault through which more is seen that is no fault: one finding
+    "heads reshaped, not moved": ({"rows": (0, 1, 2, 3)}, TURNED, "gqa-map", {"columns": "tokens first"}),
+    "keys alone turned": ({"rotate": turned(skips="q")}, TURNED, "rope-missing", {"of": "q"}),
+    "pads seen at their rows": ({"pads": np.ones_like}, TURNED, "padding-positions", {"pads": "visible"}),
+    "positions restart where none are given": (
+        {"part": lambda before, count, right: np.arange(count) + np.zeros_like(right), "keeps_given": True},
+        TURNED,
+        "rope-offset",
+        {"positions": "restart"},
+    ),
+    "positions one later where none are given": (
+        {"part": lambda before, count, right: right + 1, "keeps_given": True},
+        TURNED,
+        "rope-offset",
+        {"positions": "one more"},
+    ),
+    "no causal mask in a first call": ({"sees": lambda i, j: True}, TURNED, "mask-dropped", {"argument": "causal"}),
+    "a window of one more in a first call": (
+        {"sees": lambda i, j: 0 <= i - j <= 3},
+        WINDOW,
+        "window-off-by-one",
+        {"extra": 1},
+    ),
+    "a table of 8 rows, tokens counted by rows": (
+        {"rotate": turned(table=8)},
+        TURNED,
+        "rope-table",
+        {"rows": 8, "beyond": "clamp"},
+    ),
+}
+
+DOUBLE: dict[str, tuple[dict[str, Any], Plan, set[str]]] = {
+    # two faults, neither of which follows from the other
+    "queries not turned, the prompt by rows and later tokens by themselves": (
+        {"rotate": turned(skips="q"), "counts_pads": (True, False)},
+        TURNED,
+        {"rope-missing", "padding-positions"},
+    ),
+    "heads tiled, pads visible": (
+        {"key_head": tiled, "value_head": tiled, "pads": np.ones_like, **BY_ROWS},
+        TURNED,
+        {"gqa-map", "padding-positions"},
+    ),
+    "heads reshaped, positions restart": (
+        {
+            "rows": (0, 1, 2, 3),
+            "part": lambda before, count, right: np.arange(count) + np.zeros_like(right),
+            "keeps_given": True,
+            **BY_ROWS,
+        },
+        TURNED,
+        {"gqa-map", "rope-offset"},
+    ),
+    "no scale, the past forgotten": (
+        {"scale": lambda d, h, m: 1.0, "remembers": False, **BY_ROWS},
+        TURNED,
+        {"scale", "chunked-prefill"},
+    ),
+}
+
 
 def planted(faults: dict[str, Any], plan: Plan) -> PlantedLayer:
     """The plan's layer with faults."""
@@ -529,6 +593,36 @@ def test_a_planted_fault_is_named_and_its_line_shows_it(name: str, capsys: pytes
     exec(fault.reproduce, {"f": target.function})  # noqa: S102 - that it runs is what is tested
     got, _, wanted = capsys.readouterr().out.strip().partition(" expected ")
     assert got != wanted
+
+
+def cached(faults: dict[str, Any], plan: Plan) -> LayerTarget:
+    function = planted(faults, plan).cached
+    return LayerTarget("mine", function, plan, None, layer_target_of(function).features)
+
+
+@pytest.mark.parametrize("name", THROUGH)
+def test_what_shows_through_a_fault_alone_is_no_finding(name: str) -> None:
+    faults, plan, fault_class, parameters = THROUGH[name]
+    bench, margin = look(cached({**faults, **BY_ROWS}, plan), cases=25)
+    (finding,) = bench.findings
+    assert finding.fault_class == fault_class
+    assert finding.parameters.items() >= parameters.items()
+    assert margin is not None
+    assert margin.worst < 1
+
+
+@pytest.mark.parametrize("name", DOUBLE)
+def test_two_faults_have_two_findings(name: str) -> None:
+    faults, plan, classes = DOUBLE[name]
+    bench, _ = look(cached(faults, plan), cases=10)
+    assert [f.fault_class for f in bench.findings] == [*dict.fromkeys(f.fault_class for f in bench.findings)]
+    assert {f.fault_class for f in bench.findings} == classes, bench.findings
+
+
+def test_tokens_counted_by_rows_alone_pass() -> None:
+    for plan in (TURNED, ALIBI, NORMED):
+        bench, _ = look(cached(BY_ROWS, plan), cases=25)
+        assert bench.findings == []
 
 
 RIGHT: dict[str, Plan] = {

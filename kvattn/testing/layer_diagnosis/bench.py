@@ -26,8 +26,8 @@ class LayerBench:
     ----------
     target, seed, dtype
         What is tested, seed of the cases, element type of the hidden states and weights.
-    reading
-        What is known by now.
+    reading, legal
+        What is known by now; the same without its faults: the plan, and what was found to be a convention.
     compute
         Number format of the layer's arithmetic, for the bounds.
     findings, notes, calls
@@ -48,6 +48,7 @@ class LayerBench:
     seed: int = 0
     dtype: str = "float64"
     reading: Reading = field(default_factory=lambda: Reading(Plan()))
+    legal: Reading = field(default_factory=lambda: Reading(Plan()))
     compute: str = "float64"
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -57,7 +58,7 @@ class LayerBench:
     stopped: bool = False
 
     def __post_init__(self) -> None:
-        self.reading = Reading(self.target.expects)
+        self.reading = self.legal = Reading(self.target.expects)
         if self.dtype == "float32":
             self.compute = "float32"
 

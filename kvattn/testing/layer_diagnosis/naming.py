@@ -1,6 +1,6 @@
 """Find the one change, the one number or the two changes that make a plan give what a layer gave."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 import itertools
 from typing import Any
@@ -109,13 +109,13 @@ def name(
         else:
             bench.notes.append(SINGLE)
     if single is not None:
-        _take(bench, [single], drawings[worst])
+        _take(bench, [single], drawings[worst], cases)
         return True
     if fine:
         return True
     two = _pair(bench, found, first) if pairs else None
     if two is not None:
-        _take(bench, two, drawings[worst])
+        _take(bench, two, drawings[worst], cases)
     return two is not None
 
 
@@ -160,7 +160,7 @@ def _pair(bench: LayerBench, found: Sequence[Change], cases: Sequence[Ran]) -> l
             continue
         both = replace(now, **changed[n], **changed[m])
         if explains(bench, both, [small]) and explains(bench, both, cases):
-            return [one._replace(reading=both), two._replace(reading=both)]
+            return [one, two]
     return None
 
 
@@ -169,7 +169,30 @@ def _changed(now: Reading, other: Reading) -> dict[str, Any]:
     return {name: getattr(other, name) for name in names if getattr(other, name) != getattr(now, name)}
 
 
-def _take(bench: LayerBench, found: Sequence[Change], drawing: Drawing) -> None:
-    for change in found:
-        bench.add(change.fault_class, change.parameters, f"{change.words}.", drawing, kind=change.kind)
-        bench.reading = change.reading
+def _take(bench: LayerBench, found: Sequence[Change], drawing: Drawing, cases: Sequence[Ran]) -> None:
+    """Record changes, but for those that a right layer may make and that only an earlier fault lets be seen."""
+    now = bench.reading
+    apart = [_changed(now, change.reading) for change in found]
+    shown = [_shows(bench, changed, cases) for changed in apart]
+    for change, changed, shows in zip(found, apart, shown, strict=True):
+        if shows or not (any(shown) or bench.findings):
+            bench.add(change.fault_class, change.parameters, f"{change.words}.", drawing, kind=change.kind)
+        else:
+            bench.notes.append(f"{change.words}: a right layer may do that, it shows through another fault alone")
+        if change.kind == "convention":
+            bench.legal = replace(bench.legal, **changed)
+        bench.reading = replace(bench.reading, **changed)
+
+
+def _shows(bench: LayerBench, changed: Mapping[str, Any], cases: Sequence[Ran]) -> bool:
+    """Say whether a change alone, on a layer without faults, would be seen in one of the cases."""
+    alone = replace(bench.legal, **changed)
+    for weights, case, _ in cases:
+        try:
+            with np.errstate(all="ignore"):
+                wanted, got = bench.legal.predict(weights, case), alone.predict(weights, case)
+        except (ValueError, IndexError):
+            return True
+        if wanted.shape != got.shape or bench.apart(got, wanted, case) > bench.limit(weights, case):
+            return True
+    return False

@@ -4,7 +4,7 @@ In float64, on whole matrices, with every step in sight, so that each may be exc
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -123,8 +123,11 @@ class Reading:
         counted in later ones (``"rows, then counted"``).
     part_places
         Positions of a later part: ``"go on"``, ``"restart"``, ``"one more"``, ``"one less"``, ``"length"``.
+    part_given
+        Whether that holds for positions that are given too.
     part_sight
-        What a later part sees: ``"past and causal"``, ``"row numbers"``, ``"all"``, ``"itself"``.
+        What a later part sees: ``"past and causal"``, ``"row numbers"``, ``"all"``, ``"itself"``, or ``"as planned"``
+        where the first sees otherwise.
 
     Examples
     --------
@@ -165,6 +168,7 @@ class Reading:
     pads: str = "hidden"
     pad_places: str = "counted"
     part_places: str = "go on"
+    part_given: bool = True
     part_sight: str = "past and causal"
 
     def predict(self, weights: Any, case: Case) -> Numbers:
@@ -206,7 +210,8 @@ class Reading:
         if by_rows and case.positions is None:
             whole = np.arange(length) + np.zeros_like(whole)
         part = whole[..., begin:end]
-        if begin == 0 or self.part_places == "go on":
+        kept = case.positions is not None and not self.part_given
+        if begin == 0 or kept or self.part_places == "go on":
             return part
         steps = np.arange(end - begin) + np.zeros_like(part)
         return {
@@ -317,6 +322,8 @@ class Reading:
     def _keep(self, begin: int, end: int) -> NDArray[np.bool_]:
         """Who sees whom, ``[end - begin, end]``, by the place in the sequence."""
         i, j = np.arange(begin, end)[:, None], np.arange(end)
+        if begin and self.part_sight == "as planned":
+            return replace(self, sight="", window_extra=0, part_sight="past and causal")._keep(begin, end)
         if begin and self.part_sight != "past and causal":
             return {
                 "row numbers": j <= i - begin,

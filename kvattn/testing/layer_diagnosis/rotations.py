@@ -108,6 +108,8 @@ def read_rotation(bench: LayerBench) -> bool:
     plan = bench.reading.plan
     right = plan.rotary_at(1)
     bench.reading = replace(bench.reading, plan=replace(plan, rotary=found))
+    if right is None:
+        bench.legal = replace(bench.legal, plan=replace(bench.legal.plan, rotary=found))
     drawing = bench.drawing()
     if right is None:
         bench.add(

@@ -92,6 +92,7 @@ CHANGED: dict[str, Any] = {
     "softcap": "none",
     "pads": "visible",
     "part_places": "restart",
+    "part_given": False,
     "part_sight": "row numbers",
 }
 
@@ -106,7 +107,7 @@ def test_every_field_matters(name: str) -> None:
     heads = 4 if name == "uses" else 2
     drawing = Drawing(B=2, T=8, Hkv=heads, M=32, norms=True, positions=positions, valid=valid, cuts=cuts)
     weights, case = drawing.build()
-    now = Reading(plan)
+    now = Reading(plan, part_places="restart") if name == "part_given" else Reading(plan)
     other = replace(now, **{name: CHANGED[name]})
     assert np.abs(other.predict(weights, case) - now.predict(weights, case)).max() > 1e-6
 
