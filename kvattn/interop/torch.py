@@ -67,17 +67,8 @@ def scaled_dot_product_attention(
     given = [n for n, on in (("causal", causal), ("bias", bias is not None), ("mask", mask is not None)) if on]
     if len(given) > 1:
         raise ArgumentError(f"torch takes one of causal, bias and mask, got {' and '.join(given)}")
-    if find_spec("torch") is None:
-        raise MissingExtraError("torch must be installed for this adapter, got no module torch")
+    _needed()
     import torch
-
-    def tensor(x: NDArray[Any]) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of arrays that may not be written
-            forward = x if all(step >= 0 for step in x.strides) else np.ascontiguousarray(x)
-            if x.dtype.name == "bfloat16":  # ml_dtypes', which torch does not know
-                return torch.from_numpy(forward.view(np.uint16)).view(torch.bfloat16)
-            return torch.from_numpy(forward)
 
     attend: Any = torch.nn.functional.scaled_dot_product_attention
     more = next((tensor(np.asarray(x)) for x in (bias, mask) if x is not None), None)
@@ -85,9 +76,58 @@ def scaled_dot_product_attention(
         out = attend(
             tensor(q), tensor(k), tensor(v), more, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
-    if out.dtype == torch.bfloat16:
-        return np.asarray(out.view(torch.uint16).numpy()).view(q.dtype)
-    return np.asarray(out.numpy())
+    return array(out, q.dtype)
+
+
+def tensor(x: NDArray[Any]) -> Any:
+    """Give an array to torch, on the CPU and without a copy where torch can read it as it lies.
+
+    Parameters
+    ----------
+    x
+        Of any type that torch has; bfloat16 is ml_dtypes', which torch does not know by itself.
+
+    Returns
+    -------
+    torch.Tensor
+        In the type of the array.
+
+    Raises
+    ------
+    MissingExtraError
+        Where torch is not installed.
+
+    Examples
+    --------
+    >>> array(tensor(np.eye(2)), np.dtype(float))  # doctest: +SKIP
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    _needed()
+    import torch
+
+    forward = x if all(step >= 0 for step in x.strides) else np.ascontiguousarray(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of arrays that may not be written
+        if x.dtype.name == "bfloat16":
+            return torch.from_numpy(forward.view(np.uint16)).view(torch.bfloat16)
+        return torch.from_numpy(forward)
+
+
+def array(x: Any, dtype: Any) -> NDArray[Any]:
+    """Read a tensor; ``dtype`` is that of the inputs, whose bfloat16 it takes where torch's is meant.
+
+    Examples
+    --------
+    >>> array(tensor(np.eye(2)), np.dtype(float))  # doctest: +SKIP
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    import torch
+
+    if x.dtype == torch.bfloat16:
+        return np.asarray(x.contiguous().view(torch.uint16).numpy()).view(dtype)
+    return np.asarray(x.numpy())
 
 
 def math(
@@ -137,10 +177,14 @@ def flash(
         return scaled_dot_product_attention(q, k, v, causal=causal, scale=scale, bias=bias, mask=mask)
 
 
-def _only(backend: str) -> Any:
-    """No other kernel than this one."""
+def _needed() -> None:
     if find_spec("torch") is None:
         raise MissingExtraError("torch must be installed for this adapter, got no module torch")
+
+
+def _only(backend: str) -> Any:
+    """No other kernel than this one."""
+    _needed()
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     return sdpa_kernel([getattr(SDPBackend, backend)])
@@ -183,8 +227,7 @@ def target() -> Target:
     >>> sorted(CONVENTIONS)
     ['causal-align', 'empty-row', 'masked-nan']
     """
-    if find_spec("torch") is None:
-        raise MissingExtraError("torch must be installed for this adapter, got no module torch")
+    _needed()
     return Target(
         name="torch.nn.functional:scaled_dot_product_attention",
         function=scaled_dot_product_attention,

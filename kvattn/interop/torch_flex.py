@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvattn.errors import MissingExtraError
+from kvattn.interop.torch import array, tensor
 from kvattn.testing.targets import Target
 
 CONVENTIONS = frozenset({"masked-nan", "empty-row"})
@@ -36,7 +37,7 @@ def flex_attention(
     bias: NDArray[Any] | None = None,
     mask: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Run torch's function on NumPy arrays, in their dtype.
+    """Run torch's function on NumPy arrays, in their dtype, ml_dtypes' bfloat16 too.
 
     Parameters
     ----------
@@ -73,12 +74,10 @@ def flex_attention(
     batch, heads, queries, _ = q.shape
     keys = k.shape[2]
 
-    def tensor(x: NDArray[Any]) -> Any:
-        return torch.tensor(np.ascontiguousarray(x))
-
     shape = (batch, heads, queries, keys)
-    added = None if bias is None else tensor(np.broadcast_to(np.asarray(bias), shape))
-    shown = None if mask is None else tensor(np.broadcast_to(np.asarray(mask), shape))
+    added, shown = (
+        None if x is None else tensor(np.ascontiguousarray(np.broadcast_to(np.asarray(x), shape))) for x in (bias, mask)
+    )
 
     def score_mod(score: Any, b: Any, h: Any, t: Any, s: Any) -> Any:
         if softcap is not None:
@@ -103,7 +102,7 @@ def flex_attention(
             enable_gqa=heads != k.shape[1],
             return_lse=True,
         )
-    return np.asarray(out.numpy()), np.asarray(lse.numpy())
+    return array(out, q.dtype), array(lse, q.dtype)
 
 
 def target() -> Target:

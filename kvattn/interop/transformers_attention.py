@@ -172,8 +172,13 @@ def _added(
     shown = _shown(q, k, causal, window, mask)
     if shown is None:
         return None if bias is None else np.asarray(bias)
-    low = np.finfo(q.dtype).min
+    low = _lowest(q.dtype)
     return np.where(shown, q.dtype.type(0) if bias is None else np.asarray(bias), low).astype(q.dtype)
+
+
+def _lowest(dtype: Any) -> Any:
+    """The lowest number of a type; NumPy does not know that of bfloat16, whose largest significand is 255 / 128."""
+    return -(255 / 128) * 2.0**127 if dtype.name == "bfloat16" else np.finfo(dtype).min
 
 
 def _run(
@@ -184,11 +189,10 @@ def _run(
             raise MissingExtraError(f"{package} must be installed for this adapter, got no module {package}")
     import torch
 
+    from kvattn.interop.torch import array, tensor
+
     module, _, function = name.partition(":")
     attend: Callable[..., Any] = getattr(import_module(module), function)
-
-    def tensor(x: Given) -> Any:
-        return torch.tensor(np.ascontiguousarray(x))
 
     layer = torch.nn.Module()
     layer.num_key_value_groups = q.shape[1] // k.shape[1]
@@ -198,7 +202,7 @@ def _run(
         layer.sinks = tensor(sinks)
     with torch.no_grad():
         out, _ = attend(layer, *map(tensor, (q, k, v)), None if mask is None else tensor(mask), **options)
-    return np.asarray(np.swapaxes(out.numpy(), 1, 2))
+    return np.swapaxes(array(out, q.dtype), 1, 2)
 
 
 _PLAIN = frozenset({"causal", "window", "scale", "mask"})

@@ -45,3 +45,16 @@ def test_each_extra_reaches_its_function() -> None:
         for more in ({}, {"causal": True}, {"causal": True, "window": 2}):
             got = function(q, k, v, **options, **more)
             assert got == pytest.approx(right(q, k, v, **options, **more), abs=1e-6)
+
+
+@pytest.mark.peer
+def test_bfloat16_goes_in_and_comes_out() -> None:
+    for package in ("transformers", "ml_dtypes"):
+        pytest.importorskip(package, reason="runs transformers' attention functions in bfloat16: kvattn[peers]")
+    r = np.random.default_rng(0)
+    q, k, v = (r.standard_normal(shape).astype("bfloat16") for shape in ((2, 4, 3, 8), (2, 2, 5, 8), (2, 2, 5, 8)))
+    wide = Planted(returns_lse=False)(*(x.astype(np.float64) for x in (q, k, v)), causal=True)
+    for function in (adapter.eager, adapter.sdpa):
+        got = function(q, k, v, causal=True)
+        assert got.dtype == q.dtype
+        assert np.abs(got.astype(np.float64) - wide).max() <= 2.0**-6
