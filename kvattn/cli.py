@@ -1,18 +1,20 @@
 """The command line: ``kvattn check``, ``kvattn golden`` and ``kvattn doctor``.
 
-Data go to stdout, messages and progress to stderr.  Exit codes: 0 pass or convention, 1 fault,
-2 usage error, 3 internal error, 4 damaged goldens, 130 interrupted.  NumPy is imported only by a command that computes.
+Data go to stdout, messages and progress to stderr; so does whatever a target writes, past Python too.  Exit codes:
+0 pass or convention, 1 fault, 2 usage error, 3 internal error, 4 damaged goldens, 130 interrupted.  With ``--json``
+stdout is one JSON document at each of them: at 2, 3, 4 and 130 an object whose ``error`` is the sentence that stderr
+has.  NumPy is imported only by a command that computes.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 import difflib
 import json
 import os
 import sys
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 from kvattn.errors import DamagedError, KvattnError
 
@@ -40,7 +42,8 @@ positions; window comes only together with causal=True; mask is boolean, True = 
 A rotation has the form rotate(x, positions) or rotate(q, k, positions), a layer layer(x, *, w_q, w_k, w_v, w_o,
 heads, kv_heads, …); what they should be stands beside them: rotate.expects = Rotary.of(64), layer.expects = Plan(…).
 
-exit codes: 0 pass or convention, 1 fault, 2 usage error, 3 internal error
+exit codes: 0 pass or convention, 1 fault, 2 usage error, 3 internal error; with --json stdout is one
+JSON document at each of them, {"error": …} at 2 and 3
 
 examples:
   kvattn check
@@ -59,11 +62,21 @@ examples:
 """
 
 
+class _UsageError(Exception):
+    """The words cannot be understood, or do not go together."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        raise _UsageError(message)
+
+
 def _parser() -> argparse.ArgumentParser:
     from kvattn import __version__
 
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="kvattn",
         description="The reference that attention code is tested against.",
         epilog=_EXAMPLES,
@@ -149,38 +162,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.print_help(sys.stderr)
             return 2
         if not words[0].startswith("-") and words[0] not in _COMMANDS:
-            return _complain(f"no command {words[0]!r}{_suggestion(words[0])}; kvattn --help lists them")
+            return _complain(f"no command {words[0]!r}{_suggestion(words[0])}; kvattn --help lists them", 2, words)
         options = parser.parse_args(words)
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
-    except SystemExit as exit_:  # argparse leaves this way, after --help too
-        return exit_.code if isinstance(exit_.code, int) else 2
-    except DamagedError as error:
-        _complain(str(error))
-        return 4
-    except KvattnError as error:
-        return _complain(str(error))
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a folder that cannot be written, a disk that is full
-        if error.filename is None:
-            return _complain(str(error))
-        return _complain(f"{error.filename} must be usable, got {error.strerror}")
-    except Exception:  # noqa: BLE001 - whatever it is, the exit code must say that it is ours
-        traceback.print_exc()
-        _complain("internal error; please report it with the output of kvattn doctor")
-        return 3
+    except SystemExit as exit_:  # argparse leaves this way, after --help too
+        code = exit_.code if isinstance(exit_.code, int) else 2
+        return _complain("the program was left before it had a result", code, words) if code else 0
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130, words)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the exit code must say whose it is
+        code, message = _told(error)
+        if code == 3:
+            traceback.print_exc()
+        return _complain(message, code, words)
 
 
 _COMMANDS = ("check", "golden", "doctor")
 
 
-def _complain(message: str) -> int:
+def _told(error: Exception) -> tuple[int, str]:
+    """The exit code of an exception, and the sentence that goes with it."""
+    if isinstance(error, DamagedError):
+        return 4, str(error)
+    if isinstance(error, KvattnError | _UsageError):
+        return 2, str(error)
+    if isinstance(error, OSError):  # a folder that cannot be written, a disk that is full
+        return 2, str(error) if error.filename is None else f"{error.filename} must be usable, got {error.strerror}"
+    return 3, "internal error; please report it with the output of kvattn doctor"
+
+
+def _complain(message: str, code: int, words: Sequence[str]) -> int:
     print(f"kvattn: error: {message}", file=sys.stderr)
-    return 2
+    if "--json" in words:
+        _print_json({"schemaVersion": 1, "error": message, "exitCode": code})
+    return code
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Point descriptor 1 to where 2 points: what is written past Python's ``sys.stdout`` leaves stdout alone."""
+    import ctypes
+
+    try:
+        sys.stdout.flush()
+        kept = os.dup(1)
+    except OSError:  # there is no stdout
+        yield
+        return
+    try:
+        with suppress(OSError):
+            os.dup2(2, 1)
+        yield
+    finally:
+        with suppress(OSError, AttributeError):  # what C holds back until the program ends
+            ctypes.CDLL("ucrtbase" if os.name == "nt" else None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _suggestion(word: str) -> str:
@@ -226,11 +267,12 @@ def _check(options: argparse.Namespace) -> int:
     show = _progress()
     if options.target is None:
         if options.write_test is not None:
-            return _complain("--write-test needs a target, got none")
+            raise _UsageError("--write-test needs a target, got none")
         return _check_installation(options, show)
     from kvattn.testing.cache_checking import load_cache
 
-    cache = load_cache(options.target)
+    with _quiet():
+        cache = load_cache(options.target)
     if cache is not None:
         return _check_cache(options, cache, show)
     from kvattn.testing.checking import check
@@ -240,13 +282,15 @@ def _check(options: argparse.Namespace) -> int:
     cases = 80 if options.cases is None else options.cases
     written = loaded = None
     if options.write_test is not None:
-        loaded = load(options.target)
+        with _quiet():
+            loaded = load(options.target)
         if not isinstance(loaded, Target):
-            return _complain("--write-test needs attention, f(q, k, v, …), got a rotation or a layer")
+            raise _UsageError("--write-test needs attention, f(q, k, v, …), got a rotation or a layer")
         from kvattn.testing.writing import new_file
 
         written = new_file(loaded, options.write_test)
-    report = check(options.target, seed=options.seed, dtype=options.dtype, cases=cases, progress=show)
+    with _quiet():
+        report = check(options.target, seed=options.seed, dtype=options.dtype, cases=cases, progress=show)
     show("")
     _print_report(report, options)
     if written is not None and isinstance(loaded, Target):
@@ -262,9 +306,10 @@ def _check_cache(options: argparse.Namespace, adapter: Any, show: Callable[[str]
     from kvattn.testing.cache_checking import check_cache
 
     if options.write_test is not None:
-        return _complain("--write-test needs a function, got a cache; derive a class from CacheMachine for one")
+        raise _UsageError("--write-test needs a function, got a cache; derive a class from CacheMachine for one")
     drawn = 40 if options.cases is None else options.cases
-    report = check_cache(adapter, name=options.target, seed=options.seed, drawn=drawn, progress=show)
+    with _quiet():
+        report = check_cache(adapter, name=options.target, seed=options.seed, drawn=drawn, progress=show)
     show("")
     _print_report(report, options)
     return int(report.verdict == "fault")

@@ -21,6 +21,13 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "from kvattn.testing.planted import Planted\n"
         "good, bad = Planted(), Planted(extra_keys=1)\n"
         "def loud(q, k, v, *, causal=False):\n    print('hello')\n    return good(q, k, v, causal=causal)\n"
+        "import ctypes, os, sys\n"
+        "os.write(1, b'imported')\n"
+        "def noisy(q, k, v):\n"
+        "    os.write(1, b'noise')\n"
+        "    ctypes.CDLL('ucrtbase' if os.name == 'nt' else None).puts(b'of C')\n"
+        "    return good(q, k, v)\n"
+        "def leaving(q, k, v):\n    sys.exit('no')\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -53,7 +60,7 @@ def test_called_bare_it_says_how_it_is_called(capsys: Captured) -> None:
     ("words", "message"),
     [
         (["chekc"], "kvattn: error: no command 'chekc'; did you mean check"),
-        (["docter", "--json"], "kvattn: error: no command 'docter'; did you mean doctor"),
+        (["docter"], "kvattn: error: no command 'docter'; did you mean doctor"),
         (["my:function"], "kvattn: error: no command 'my:function'; did you mean kvattn check my:function"),
         (["check", "nothing"], "kvattn: error: target must have the form module:callable, got nothing"),
         (["check", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
@@ -89,6 +96,41 @@ def test_json_is_a_document_on_stdout_whatever_the_target_prints(mine: str, caps
     assert main(["check", f"{mine}:bad", "--json", "--cases", "5"]) == 1
     finding = json.loads(capsys.readouterr().out)["findings"][0]
     assert set(finding) == {"class", "kind", "parameters", "detail", "reproduce"}
+
+
+def test_what_is_written_past_python_goes_to_stderr(mine: str, capfd: Captured) -> None:
+    assert main(["check", f"{mine}:noisy", "--json", "--cases", "1"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["verdict"] == "pass"
+    assert "noise" in err
+    assert "of C" in err
+
+
+def test_a_program_reads_json_from_a_pipe_whatever_the_target_writes(mine: str) -> None:
+    words = [sys.executable, "-m", "kvattn", "check", f"{mine}:noisy", "--json", "--cases", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verdict"] == "pass"
+    assert "imported" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        (["check", "nothing", "--json"], 2, "target must have the form module:callable, got nothing"),
+        (["check", "--seed", "x", "--json"], 2, "argument --seed: invalid int value: 'x'"),
+        (["chekc", "--json"], 2, "no command 'chekc'; did you mean check; kvattn --help lists them"),
+        (["check", "--write-test", "--json"], 2, "--write-test needs a target, got none"),
+        (["golden", "list", "--flag", "None", "--json"], 2, "flags must be one of the recorded, got 'None'"),
+    ],
+)
+def test_an_error_is_json_on_stdout_and_a_sentence_on_stderr(
+    words: list[str], code: int, error: str, capsys: Captured
+) -> None:
+    assert main(words) == code
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"schemaVersion": 1, "error": error, "exitCode": code}
+    assert f"kvattn: error: {error}" in err
 
 
 def test_colour_only_where_it_is_wanted(mine: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +205,13 @@ def test_whatever_happens_the_exit_code_says_whose_fault_it_is(
 
     monkeypatch.setattr(cli, "_doctor", broken)
     assert main(["doctor"]) == code
-    assert ("internal error" in capsys.readouterr().err) == (code == 3)
+    out, err = capsys.readouterr()
+    assert ("internal error" in err) == (code == 3)
+    assert out == ""
+    assert main(["doctor", "--json"]) == code
+    found = json.loads(capsys.readouterr().out)
+    assert found["exitCode"] == code
+    assert found["error"] in err
 
 
 def test_a_folder_that_cannot_be_is_a_usage_error(tmp_path: Path, capsys: Captured) -> None:
