@@ -217,6 +217,8 @@ def _quiet() -> Iterator[None]:
         with suppress(OSError):
             os.dup2(2, 1)
         yield
+    except SystemExit as left:
+        raise _UsageError(f"target must stay in the program, got an exit with code {left.code}") from left
     finally:
         with suppress(OSError, AttributeError):  # what C holds back until the program ends
             ctypes.CDLL("ucrtbase" if os.name == "nt" else None).fflush(None)

@@ -114,6 +114,13 @@ def test_a_program_reads_json_from_a_pipe_whatever_the_target_writes(mine: str) 
     assert "imported" in done.stderr
 
 
+def test_a_module_that_leaves_the_program_is_no_pass(tmp_path: Path, mine: str, capsys: Captured) -> None:
+    (tmp_path / "module_that_leaves.py").write_text("import sys\nsys.exit(0)\n", encoding="utf-8")
+    assert main(["check", "module_that_leaves:f", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"] == "target must stay in the program, got an exit with code 0"
+    assert main(["check", f"{mine}:leaving", "--cases", "1"]) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
