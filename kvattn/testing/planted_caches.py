@@ -36,16 +36,24 @@ class PlantedCache:
     rollback_extra, rollback_as_slice, rollback_skips
         Tokens taken back beyond those asked for; ``x[:-n]``, which for 0 is nothing; ``"k"``, ``"v"`` or ``"kv"`` that
         a rollback leaves as it is.
+    rollback_odd
+        What a rollback of fewer tokens than none, or of more than there are, does: ``"raises"``; ``"slice"``, which
+        ends at ``length - n`` and counts negative ends from the end; ``"keeps"``, which leaves n for -n; ``"takes"``,
+        which takes n for -n; ``"grows"``, by which the length moves up for -n; ``"nothing"``; ``"clamps"``,
+        as is right.
     select_keys_only, select_values_only, select_nothing, select_inverse
         What a select does.
+    select_others
+        The fields that it leaves: ``"stay"``, ``"tile"``, ``"first"`` for the first row for all, ``"batch"`` for all
+        rows as they were.
     loses
         ``"first"``, ``"last"`` or ``"all but last"`` of several tokens onto a cache that is not empty.
     head, row
         Whose rows every head, every sequence gets.
     swaps
         Keys for values.
-    says
-        Tokens that it says it holds, beyond those it does.
+    says, silent
+        Tokens that it says it holds, beyond those it does; whether it says nothing.
     in_place
         A branch is the same cache.
     keeps_old
@@ -54,8 +62,8 @@ class PlantedCache:
         Slots, and whether a token beyond them overwrites the last.
     source, source_grows
         Only the first append is kept; or not.
-    zeroes, mixes
-        The place whose row is lost; whether a select swaps the newest two.
+    zeroes, mixes, leads
+        The place whose row is lost; whether a select swaps the newest two; copies of the oldest row in front of it.
 
     Examples
     --------
@@ -70,11 +78,14 @@ class PlantedCache:
     select_values_only: bool = False
     select_nothing: bool = False
     select_inverse: bool = False
+    select_others: str = "stay"
+    rollback_odd: str = "clamps"
     loses: str = ""
     head: int = -1
     row: int = -1
     swaps: bool = False
     says: int = 0
+    silent: bool = False
     in_place: bool = False
     keeps_old: bool = False
     capacity: int | None = None
@@ -83,6 +94,7 @@ class PlantedCache:
     source_grows: bool = False
     zeroes: int = -1
     mixes: bool = False
+    leads: int = 0
 
     @property
     def capabilities(self) -> Capabilities:
@@ -142,18 +154,42 @@ class PlantedCache:
         keys, values = (new.v, new.k) if self.swaps else (new.k, new.v)
         if self.head >= 0:
             keys, values = (np.repeat(x[:, self.head : self.head + 1], HEADS, axis=1) for x in (keys, values))
-        return box, [Seen(keys, values, length=new.length + self.says)]
+        if self.leads:
+            keys, values = (np.concatenate([x[:, :, :1]] * self.leads + [x], axis=2) for x in (keys, values))
+        return box, [Seen(keys, values, length=None if self.silent else new.length + self.says)]
 
     def rollback(self, cache: Any, tokens: int) -> Any:
         """The arrays cut.
 
+        Raises
+        ------
+        ValueError
+            Fewer tokens than none, or more than there are, where that is refused.
+
+        Examples
+        --------
         >>> PlantedCache().rollback(PlantedCache().start(1), 0)[0].length
         0
         """
         old: Grown = cache[0]
-        left = max(old.length - tokens - self.rollback_extra * (tokens > 0), 0)
+        left = max(old.length - max(tokens, 0) - self.rollback_extra * (tokens > 0), 0)
+        if not 0 <= tokens <= old.length:
+            if self.rollback_odd == "raises":
+                raise ValueError("tokens")
+            rows = range(old.length)
+            left = {
+                "clamps": left,
+                "slice": len(rows[: old.length - tokens]),
+                "keeps": left if tokens > 0 else min(-tokens, old.length),
+                "takes": max(old.length - abs(tokens), 0),
+                "grows": left if tokens > 0 else old.length - tokens,
+                "nothing": old.length,
+            }[self.rollback_odd]
         if self.rollback_as_slice:
             left = len(range(old.length)[:-tokens] if tokens >= 0 else range(old.length))
+        if left > old.length:
+            more = np.zeros((len(old.k), HEADS, left - old.length, WIDTH))
+            old = Grown(np.concatenate([old.k, more], axis=2), np.concatenate([old.v, more], axis=2), old.length)
         k = old.k if "k" in self.rollback_skips or self.source else old.k[:, :, :left]
         v = old.v if "v" in self.rollback_skips or self.source else old.v[:, :, :left]
         new = Grown(k, v, old.length if self.rollback_skips == "kv" else left)
@@ -171,7 +207,12 @@ class PlantedCache:
         """
         old: Grown = cache[0]
         chosen = np.array(indices)
-        stay = np.minimum(np.arange(len(indices)), len(old.k) - 1)
+        stay = {
+            "stay": np.minimum(np.arange(len(indices)), len(old.k) - 1),
+            "tile": np.arange(len(indices)) % len(old.k),
+            "first": np.zeros(len(indices), np.int64),
+            "batch": np.arange(len(old.k)),
+        }[self.select_others]
         if self.select_inverse and sorted(indices) == list(range(len(old.k))):
             chosen = np.argsort(chosen)
         nothing = self.select_nothing
@@ -309,6 +350,8 @@ class PlantedRing:
         W.
     keeps
         Rows kept between appends, W - 1 if None.
+    ignores
+        A rollback does nothing, without a word.
     early
         Cut to W rows before the queries of an append have read.
     slots
@@ -324,6 +367,7 @@ class PlantedRing:
     keeps: int | None = None
     early: bool = False
     slots: bool = False
+    ignores: bool = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -376,7 +420,7 @@ class PlantedRing:
         >>> PlantedRing(3).rollback("cache", 0)
         'cache'
         """
-        if tokens:
+        if tokens and not self.ignores:
             raise RuntimeError("a ring forgets")
         return cache
 
@@ -501,12 +545,33 @@ def _planted() -> tuple[Planted, ...]:
     rows: list[Planted] = [
         *(Planted(replace(right, rollback_extra=n), "crop-rollback", {"extra": n}) for n in (1, -1, 2)),
         Planted(replace(right, rollback_as_slice=True), "crop-rollback", {"zero": "empties"}),
+        *(
+            Planted(replace(right, rollback_odd=n), "crop-rollback", {"rollback": "oversize", "amount": 4, "keeps": k})
+            for n, k in (("slice", 2), ("nothing", 3))
+        ),
+        *(
+            Planted(replace(right, rollback_odd=n), "crop-rollback", {"rollback": "negative", "amount": -1, "keeps": k})
+            for n, k in (("takes", 2), ("grows", 4))
+        ),
+        *(
+            Planted(PlantedRing(n, ignores=True), "crop-rollback", {"rollback": "undeclared", "amount": 1, "keeps": 3})
+            for n in (2, 4)
+        ),
         Planted(replace(right, rollback_skips="v"), "crop-rollback", {"shortens": "keys only"}),
         Planted(replace(right, rollback_skips="k"), "crop-rollback", {"shortens": "values only"}),
         Planted(replace(right, rollback_skips="kv"), "crop-rollback", {"shortens": "nothing"}),
         Planted(replace(right, select_keys_only=True), "beam-reorder", {"reorders": "keys only"}),
         Planted(replace(right, select_values_only=True), "beam-reorder", {"reorders": "values only"}),
         Planted(replace(right, select_nothing=True), "beam-reorder", {"reorders": "nothing"}),
+        *(
+            Planted(replace(wrong, select_others=n), "beam-reorder", {"reorders": what, "others": told})
+            for wrong, what in (
+                (replace(right, select_keys_only=True), "keys only"),
+                (replace(right, select_values_only=True), "values only"),
+                (replace(right, select_nothing=True), "nothing"),
+            )
+            for n, told in (("tile", "tiled"), ("first", "of sequence 0"), ("batch", "of the old batch"))
+        ),
         Planted(replace(right, select_inverse=True), "beam-reorder", {"indices": "inverse"}),
         *(Planted(replace(right, loses=n), "chunked-prefill", {"loses": n}) for n in ("first", "last", "all but last")),
         *(Planted(replace(right, head=n), "gqa-map", {"head": n}) for n in (0, 1)),
@@ -514,7 +579,10 @@ def _planted() -> tuple[Planted, ...]:
         Planted(replace(right, swaps=True), "quantised-kv", {"fields": "swapped"}),
         *(Planted(replace(right, says=n), "byte-count", {"length": n}) for n in (1, -1)),
         Planted(replace(right, in_place=True), "block-ownership", {"shares": "all"}),
-        Planted(replace(right, keeps_old=True), "stale-state", {"start": "keeps rows"}),
+        *(
+            Planted(replace(right, keeps_old=True, silent=n), "stale-state", {"start": "keeps rows"})
+            for n in (False, True)
+        ),
         *(
             Planted(replace(right, capacity=n, overwrites=True), "ring-wrap", {"overflow": "overwrites the last"})
             for n in (5, 9)
@@ -542,6 +610,7 @@ def _planted() -> tuple[Planted, ...]:
         *(Planted(PlantedCodes(factor=n), "quantised-kv", {"ratio": n}) for n in (2.0, 0.5)),
         Planted(replace(right, zeroes=4), "", {}),
         Planted(replace(right, mixes=True), "", {}),
+        *(Planted(replace(right, silent=True, leads=n), "", {}) for n in (1, 3)),
         Planted(replace(right, loses="first", select_nothing=True), "", {}),
     ]
     return tuple(rows)

@@ -113,6 +113,7 @@ def test_a_rollback_of_more_than_there_is_is_seen() -> None:
     (finding,) = check_cache(Sliced(), drawn=0).findings
     assert (finding.fault_class, finding.parameters["rollback"]) == ("crop-rollback", "oversize")
     assert finding.reproduce == "start 0 1, append 0 3, rollback 0 4, append 0 1"
-    with pytest.raises(CacheFault, match="wrong length"):
+    assert (finding.parameters["amount"], finding.parameters["held"], finding.parameters["keeps"]) == (4, 3, 2)
+    with pytest.raises(CacheFault, match="resurrected row: 3 keys of sequence 0, head 0 came back for 1 tokens"):
         replay(Sliced(), finding.reproduce)
     assert check_cache(Sliced(Capabilities(untried=frozenset({"oversize"}))), drawn=0).verdict == "pass"

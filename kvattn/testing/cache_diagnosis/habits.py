@@ -17,6 +17,9 @@ from kvattn.typing import Array
 
 KEPT_FIELDS = ("k", "v")
 
+OTHERS = {"tile": "tiled", "first": "of sequence 0", "batch": "of the old batch"}
+"""What a select may do to the fields that it does not reorder, in words."""
+
 
 @dataclass(frozen=True)
 class Habit:
@@ -30,8 +33,14 @@ class Habit:
         A rollback of 0 empties the cache, as ``x[:-0]`` does.
     rollback_fields
         Which of ``"k"``, ``"v"`` a rollback shortens.
+    odd_keeps
+        Tokens that are left after a rollback of fewer than none, of more than there are or of more than is declared;
+        -1 for the right number.
     selected_fields
         Which of them a select reorders.
+    unselected
+        Which sequences the other fields have after a select: ``"stay"``, the old ones, the last repeated where there
+        are too few; ``"tile"``, the old ones again and again; ``"first"``, the first for all; ``"batch"``, as before.
     inverse_select
         A select puts row i where i says, instead of taking it from there.
     window_extra
@@ -74,7 +83,9 @@ class Habit:
     rollback_extra: int = 0
     rollback_all_at_zero: bool = False
     rollback_fields: tuple[str, ...] = KEPT_FIELDS
+    odd_keeps: int = -1
     selected_fields: tuple[str, ...] = KEPT_FIELDS
+    unselected: str = "stay"
     inverse_select: bool = False
     window_extra: int = 0
     early_eviction: bool = False
@@ -123,6 +134,9 @@ def suspects(can: Capabilities) -> Iterator[Suspect]:
         yield Suspect("crop-rollback", {"shortens": what}, words, replace(plain, rollback_fields=fields))
         words = f"A select reorders {what}"
         yield Suspect("beam-reorder", {"reorders": what}, words, replace(plain, selected_fields=fields))
+        for others, told in OTHERS.items() if can.select and can.resize else ():
+            habit = replace(plain, selected_fields=fields, unselected=others)
+            yield Suspect("beam-reorder", {"reorders": what, "others": told}, f"{words}, others {told}", habit)
     yield Suspect(
         "beam-reorder",
         {"indices": "inverse"},
@@ -302,6 +316,8 @@ class Model:
         ------
         MemoryError
             Beyond the capacity, where the habit is not to say so.
+        ValueError
+            Rows of another batch.
 
         Examples
         --------
@@ -313,6 +329,8 @@ class Model:
         count, before = k.shape[2], cache.length
         if can.capacity is not None and before + count > can.capacity and not habit.clamped:
             raise MemoryError("full")
+        if any(len(lanes[name]) != len(k) for lanes in cache.lanes for name in KEPT_FIELDS):
+            raise ValueError("rows of another batch")
         memory = cache if habit.shared_all else cache.copied()
         memory.length = before + count
         for part, lanes in zip(can.parts, memory.lanes, strict=True):
@@ -390,16 +408,23 @@ class Model:
         if not tokens and habit.rollback_all_at_zero:
             taken = cache.length
         left = max(cache.length - max(taken, 0), 0)
+        if habit.odd_keeps >= 0 and not 0 <= tokens <= self._deepest(cache):
+            left = habit.odd_keeps
         for part, lanes in zip(self.capabilities.parts, memory.lanes, strict=True):
             if not part.source:
                 for lane in (lane for name in habit.rollback_fields for lane in lanes[name]):
                     del lane.cells[left:]
+                    lane.cells += [[] for _ in range(left - len(lane.cells))]
                     if habit.shared_page:
                         whole = -(-left // habit.shared_page)
                         lane.pages = {n: page for n, page in lane.pages.items() if n < whole}
         memory.length = left if habit.rollback_fields else cache.length
         self._last = memory
         return memory
+
+    def _deepest(self, cache: Memory) -> int:
+        most = self.capabilities.rollback
+        return cache.length if most is None else min(most, cache.length)
 
     def select(self, cache: Memory, indices: Sequence[int]) -> Memory:
         """Sequences reordered.
@@ -413,7 +438,13 @@ class Model:
             chosen = [chosen.index(b) for b in range(batch)]
         for lanes in memory.lanes:
             for name in KEPT_FIELDS:
-                picked = chosen if name in habit.selected_fields else [min(b, batch - 1) for b in range(len(chosen))]
+                others = {
+                    "stay": [min(b, batch - 1) for b in range(len(chosen))],
+                    "tile": [b % batch for b in range(len(chosen))],
+                    "first": [0] * len(chosen),
+                    "batch": range(batch),
+                }[habit.unselected]
+                picked = chosen if name in habit.selected_fields else others
                 lanes[name] = [lanes[name][i].copied() for i in picked]
         self._last = memory
         return memory

@@ -158,7 +158,8 @@ def _each(part: Part, seen: Seen, names: Sequence[Any], places: Any, queries: ra
     if part.source:
         return (tuple(entries),)
     window = len(names) + queries.stop if part.window is None else part.window
+    first = 0 if seen.positions is not None else min(places, default=0)  # in order, those in front are seen as well
     return tuple(
-        tuple(e for e in entries if 0 <= e[0] <= query and (e[0] > query - window or e[0] < part.sinks))
+        tuple(e for e in entries if first <= e[0] <= query and (e[0] > query - window or 0 <= e[0] < part.sinks))
         for query in queries
     )

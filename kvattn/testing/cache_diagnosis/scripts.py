@@ -143,12 +143,36 @@ def oversize(can: Capabilities) -> Iterator[Script]:
     >>> [str(steps[2]) for steps in oversize(Capabilities())]
     ['rollback 0 4', 'rollback 0 5']
     """
-    if (
-        not {"rollback", "oversize"} & can.untried
-        and can.rollback is None
-        and (can.capacity is None or can.capacity > 3)
-    ):
+    if not {"rollback", "oversize"} & can.untried and can.rollback is None and _holds(can, 4):
         yield from (script(f"start 0 1, append 0 3, rollback 0 {taken}, append 0 1") for taken in (4, 5))
+
+
+def negative(can: Capabilities) -> Iterator[Script]:
+    """Yield rollbacks of fewer tokens than none, which may be refused, or take back none.
+
+    >>> [str(steps[2]) for steps in negative(Capabilities())]
+    ['rollback 0 -1', 'rollback 0 -2']
+    """
+    if "negative" not in can.untried and _holds(can, 4):
+        yield from (script(f"start 0 1, append 0 3, rollback 0 {taken}, append 0 1") for taken in (-1, -2))
+
+
+def undeclared(can: Capabilities) -> Iterator[Script]:
+    """Yield rollbacks of one token more than is declared, onto short caches and past each window: refused, or right.
+
+    >>> [", ".join(map(str, steps[1:])) for steps in undeclared(Capabilities(rollback=0))]
+    ['append 0 3, rollback 0 1, append 0 1', 'append 0 9, rollback 0 1, append 0 1']
+    """
+    if can.rollback is None or "rollback" in can.untried:
+        return
+    taken = can.rollback + 1
+    for n in sorted({3, 9, *(2 * part.window + 1 for part in can.parts if part.window)}):
+        if taken <= n and _holds(can, n):
+            yield script(f"start 0 1, append 0 {n}, rollback 0 {taken}, append 0 1")
+
+
+def _holds(can: Capabilities, tokens: int) -> bool:
+    return can.capacity is None or can.capacity >= tokens
 
 
 def _drawn(can: Capabilities, generator: random.Random, lengths: Sequence[int], most: int) -> Script:

@@ -49,6 +49,8 @@ class Comparison(NamedTuple):
             for b in range(batch):
                 if seen.visible is None:
                     self._in_place(b, field_number, places, array[b])
+                    if seen.positions is None and not self.part.source:
+                        self._in_front(b, field_number, places, array[b])
                 else:
                     for head in range(HEADS):
                         self._in_sight(b, head, field_number, read(array[b, head]), np.asarray(seen.visible))
@@ -97,6 +99,22 @@ class Comparison(NamedTuple):
                     raise CacheFault(
                         "row out of sight", f"behind the {count} {what}{self.where} of the source comes {name}"
                     )
+
+    def _in_front(self, b: int, field_number: int, places: Array, rows: Array) -> None:
+        """Where the newest row is the last, rows in front of the oldest token are attended to as well."""
+        nearest = -len(rows[0]) if self.part.window is None else self.before - self.part.window + 1
+        front = (places < 0) & (places >= nearest)
+        for head in range(HEADS) if front.any() else ():
+            for name in read(rows[head, front]):
+                if name == "nothing":
+                    continue
+                what = f"{len(places)} {('keys', 'values')[field_number]} of sequence {b}, head {head}{self.where}"
+                told = f"{what} came back for {self.line.length} tokens"
+                if isinstance(name, str):
+                    raise CacheFault("mangled row", f"{told}, {name} in front")
+                kind = self._kind(b, head, field_number, Token(-1, -1, b), name, None)
+                kind = "row out of sight" if kind == "wrong order" else kind
+                raise CacheFault(kind, f"{told}, in front token {name.number} of sequence {name.owner}")
 
     def _in_sight(self, b: int, head: int, field_number: int, names: Sequence[Name | str], visible: Array) -> None:
         """Each query sees its rows, in any order, and no other."""

@@ -12,7 +12,7 @@ FAULTS = {
     "wrong owner": "a row belongs to another sequence",
     "wrong order": "a row of the sequence is in another row's place",
     "alias after branch": "a row was written through another branch",
-    "row out of sight": "a query sees a row that its window does not reach",
+    "row out of sight": "a query sees a row that its window does not reach, or one in front of the oldest",
     "mangled row": "a row is no row that was ever written: mixed, cut, NaN, a key for a value, another head's",
     "silent overflow": "more than fits was taken without a word",
     "wrong length": "the cache says that it holds another number of tokens",

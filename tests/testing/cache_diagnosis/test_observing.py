@@ -35,6 +35,14 @@ def test_only_what_is_in_sight_counts() -> None:
     assert not alike(observe(PlantedRing(3), steps), observe(PlantedRing(3, keeps=1), steps))
 
 
+def test_rows_in_front_of_those_that_are_held_are_seen_where_nothing_says_where_rows_are() -> None:
+    """Mutant: places below 0 were not looked at, and a cache of which none has a length could keep old rows there."""
+    steps = script("start 0 1, append 0 2")
+    keys, _ = observe(PlantedCache(silent=True, leads=2), steps)[0].sights[0]
+    assert [place for place, _ in keys[0][0][0]] == [-2, -1, 0]
+    assert not alike(observe(PlantedCache(silent=True, leads=2), steps), observe(PlantedCache(), steps))
+
+
 def test_a_length_that_is_not_told_is_no_difference() -> None:
     assert alike([Shown(lengths=(None,))], [Shown(lengths=(2,))])
     assert not alike([Shown()], [Shown(), Shown()])

@@ -3,7 +3,16 @@
 import pytest
 
 from kvattn.testing.cache_checking import _run
-from kvattn.testing.cache_diagnosis.scripts import Step, lengths_of, oversize, script, scripts_of, smaller
+from kvattn.testing.cache_diagnosis.scripts import (
+    Step,
+    lengths_of,
+    negative,
+    oversize,
+    script,
+    scripts_of,
+    smaller,
+    undeclared,
+)
 from kvattn.testing.conformance import Capabilities, PagedAdapter, Part
 
 PLAIN = Capabilities()
@@ -74,3 +83,13 @@ def test_more_than_there_is_is_taken_back_unless_that_is_known_to_be_wrong() -> 
     assert [steps[2] for steps in oversize(PLAIN)] == [Step("rollback", (0, 4)), Step("rollback", (0, 5))]
     assert not list(oversize(Capabilities(untried=frozenset({"oversize"}))))
     assert not list(oversize(Capabilities(rollback=2)))
+
+
+def test_other_odd_rollbacks_are_tried_unless_they_are_known_to_be_wrong() -> None:
+    assert [steps[2] for steps in negative(PLAIN)] == [Step("rollback", (0, -1)), Step("rollback", (0, -2))]
+    assert not list(negative(Capabilities(untried=frozenset({"negative"}))))
+    window = Capabilities(parts=(Part(window=6),), rollback=1)
+    assert [(steps[1].numbers[1], steps[2].numbers[1]) for steps in undeclared(window)] == [(3, 2), (9, 2), (13, 2)]
+    assert not list(undeclared(PLAIN))
+    assert not list(undeclared(Capabilities(rollback=0, untried=frozenset({"rollback"}))))
+    assert all(steps[1].numbers[1] <= 5 for steps in undeclared(Capabilities(rollback=0, capacity=5)))

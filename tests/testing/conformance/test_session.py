@@ -346,6 +346,46 @@ def test_the_machine_finds_it(wrong: Callable[[], CacheAdapter]) -> None:
         )
 
 
+@pytest.mark.parametrize(("copies", "window"), [(1, None), (3, None), (1, 4), (3, 4)])
+def test_rows_in_front_of_the_oldest_are_out_of_sight(copies: int, window: int | None) -> None:
+    """Mutant of the session: where a cache told neither places nor a length, rows in front were not looked at."""
+
+    class Leading(InPlace):
+        capabilities = Capabilities(parts=(Part(window=window),))
+
+        def append(self, cache: Any, k: Array, v: Array) -> tuple[Any, Sequence[Seen]]:
+            cache, (seen,) = super().append(cache, k, v)
+            keys, values = (np.concatenate([x[:, :, :1]] * copies + [x], 2) for x in (seen.keys, seen.values))
+            return cache, [Seen(keys, values)]
+
+    with pytest.raises(CacheFault) as found:
+        Session(Leading()).follow("start 1, append 2")
+    assert found.value.kind == "row out of sight"
+    held = 2 + copies
+    assert f"{held} keys of sequence 0, head 0 came back for 2 tokens, in front token 0" in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("window", "front"), [(None, np.zeros((1, 2, 2, 64), np.float32)), (2, None)], ids=["zeros", "beyond the window"]
+)
+def test_rows_in_front_that_nothing_sees_are_no_fault(window: int | None, front: Array | None) -> None:
+    class Padded(InPlace):
+        capabilities = Capabilities(parts=(Part(window=window),))
+
+        def append(self, cache: Any, k: Array, v: Array) -> tuple[Any, Sequence[Seen]]:
+            cache, (seen,) = super().append(cache, k, v)
+            if seen.length == 2:
+                return cache, [Seen(seen.keys, seen.values)]
+            rows = (seen.keys, seen.values)
+            keys, values = (np.concatenate([x[:, :, :1] if front is None else front, x], 2) for x in rows)
+            return cache, [Seen(keys, values)]
+
+    session = Session(Padded())
+    line = session.start(1)
+    assert session.append(line, 2)
+    assert session.append(line, 2)
+
+
 def test_every_name_of_a_fault_is_met() -> None:
     met = {kind for kind, _ in WRONG.values()} | {"wrong length", "refused"}  # these two below
     assert met == set(FAULTS)
