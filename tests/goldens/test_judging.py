@@ -58,3 +58,26 @@ def test_an_invalid_call_that_was_answered_is_a_fault() -> None:
 def test_outputs_must_be_those_of_the_case(found: dict[str, float], words: str) -> None:
     with pytest.raises(ArgumentError, match=f"found must hold some of out, lse, {words}"):
         judge(load("dense/grouped/plain"), found)
+
+
+def test_each_element_may_have_its_own_room() -> None:
+    case = load("dense/softcap/mask")
+    out, room = case.expected["out"].copy(), np.full(case.expected["out"].shape, 1e-9)
+    out[0, 1, 2, 3] += 1e-4
+    assert judge(case, {"out": out}, within={"out": room}).detail.endswith(
+        "0.0001 from what is expected, where 1e-09 is allowed"
+    )
+    room[0, 1, 2, 3] = 2e-4
+    assert judge(case, {"out": out}, within={"out": room}).verdict == "pass"
+    assert judge(case, {"out": out[::-1, ::-1]}, within={"out": room}).verdict == "fault"
+    mistaken = case.mistakes["capped after the mask"]
+    assert judge(case, mistaken, within={"out": room, "lse": 1e-9}).name == "capped after the mask"
+    with pytest.raises(ArgumentError, match="within must hold lse, got out"):
+        judge(case, case.expected, within={"out": room})
+    with pytest.raises(ArgumentError, match=r"within of out must have its shape \(1, 4, 3, 7\), got \(7,\)"):
+        judge(case, {"out": out}, within={"out": np.ones(7)})
+
+
+def test_an_infinite_room_lets_no_nan_in() -> None:
+    case = load("dense/grouped/plain")
+    assert judge(case, {"out": np.full_like(case.expected["out"], np.nan)}, within={"out": np.inf}).verdict == "fault"
