@@ -118,7 +118,7 @@ def _worst(gap: NDArray[np.float64], room: NDArray[np.float64]) -> tuple[float, 
     wide, far = np.broadcast_arrays(room, gap)
     if not far.size:
         return float(gap.max(initial=0.0)), 0.0, float(gap.max(initial=0.0))
-    with np.errstate(over="ignore"):
-        ratio = far / np.maximum(wide, 5e-324)
+    with np.errstate(over="ignore", invalid="ignore"):
+        ratio = np.where(np.isinf(far), np.inf, far / np.maximum(wide, 5e-324))
     at = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
     return float(far[at]), float(wide[at]), float(ratio[at])
