@@ -15,12 +15,13 @@ import math
 from pathlib import Path
 import sys
 import textwrap
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from kvattn.errors import ArgumentError
 from kvattn.testing.cache_diagnosis.habits import Habit, Model, Suspect, suspects
 from kvattn.testing.cache_diagnosis.magnitudes import FAR, Sizes, read_sizes
 from kvattn.testing.cache_diagnosis.observing import Shown, alike, observe
+from kvattn.testing.cache_diagnosis.scales import Kept, read_scales
 from kvattn.testing.cache_diagnosis.scripts import (
     Script,
     negative,
@@ -32,6 +33,8 @@ from kvattn.testing.cache_diagnosis.scripts import (
 )
 from kvattn.testing.conformance import CacheAdapter, CacheFault, Capabilities, Session
 from kvattn.testing.diagnosis.finding import Finding
+
+Told = TypeVar("Told")
 
 METHODS = ("start", "append", "rollback", "select", "branch")
 """What an adapter has, beside ``capabilities``."""
@@ -166,7 +169,7 @@ def check_cache(
     findings: list[Finding] = []
     notes: list[str] = []
     progress("sizes")
-    sizes = _sizes(adapter)
+    sizes = _read(adapter, read_sizes)
     notes += [
         f"{one.field} comes back with a relative error of 2**{math.log2(one.error):.1f}" for one in sizes if one.error
     ]
@@ -184,8 +187,12 @@ def check_cache(
         elif wrong:
             failures += wrong
             findings.append(_of_odd(what, *wrong[0], told[0]))
-    if any(one.wrong for one in sizes) and all(f.parameters.get("failure") == "mangled row" for f in findings):
-        findings, notes = [_of_sizes(one) for one in sizes if one.wrong], []
+    scales = _read(adapter, read_scales)
+    resized = {one.field: _of_sizes(one) for one in scales if isinstance(one, Sizes)}
+    resized |= {one.field: _of_sizes(one) for one in sizes if one.wrong}
+    resized |= {one.field: _of_scale(one) for one in scales if isinstance(one, Kept)}
+    if resized and all(f.parameters.get("failure") == "mangled row" for f in findings):
+        findings, notes = [resized[field] for field in sorted(resized)], []
     return CacheReport(
         name or type(adapter).__name__,
         tuple(findings),
@@ -317,9 +324,9 @@ def _line(steps: Script) -> str:
     return ", ".join(map(str, steps))
 
 
-def _sizes(adapter: CacheAdapter) -> list[Sizes]:
+def _read(adapter: CacheAdapter, reader: Callable[[CacheAdapter], Iterator[Told]]) -> list[Told]:
     try:
-        return list(read_sizes(adapter))
+        return list(reader(adapter))
     except Exception:  # noqa: BLE001 - what a foreign cache raises was told by the scripts
         return []
 
@@ -367,6 +374,16 @@ def _of_sizes(sizes: Sizes) -> Finding:
     }
     within = f" (rounding stays within a factor of {math.exp(FAR):.2f})"
     return Finding("quantised-kv", "fault", parameters, f"{words}{within}.", "read_sizes(adapter)")
+
+
+def _of_scale(kept: Kept) -> Finding:
+    what = "Keys" if kept.field == "k" else "Values"
+    who = "older tokens" if kept.effect == "grown" else "a larger newest token"
+    how = {"cut": "cuts", "shrunk": "shrinks", "grown": "enlarges"}[kept.effect]
+    words = f"{what}: the scale {kept.scale}, one for each {kept.shared}, {how} {who}."
+    parameters = {"field": kept.field, "scale": kept.scale, "shared": kept.shared}
+    parameters["older" if kept.effect == "grown" else "newest"] = kept.effect
+    return Finding("quantised-kv", "fault", parameters, words, "read_scales(adapter)")
 
 
 def replay(adapter: CacheAdapter, steps: str) -> None:

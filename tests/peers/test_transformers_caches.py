@@ -102,7 +102,7 @@ HOLDING: dict[str, list[TransformersCache]] = {
     "StaticCache, sliding": [
         static(12, ["sliding_attention"], window=w, rollback=0, untried=frozenset({"none"})) for w in (1, 2, 4)
     ],
-    "QuantizedCache, fp8": [quantized("fp8", rollback=0, untried=frozenset({"rollback", "oversize"}))],
+    "QuantizedCache, fp8": [quantized("fp8", rollback=0, untried=frozenset({"rollback", "oversize", "scale"}))],
     "QuantizedCache, quanto": [quantized("quanto", rollback=0, branch=False, untried=UNTRIED)],
     "QuantizedCache, HQQ": [quantized("hqq", rollback=0, untried=UNTRIED)],
     "EncoderDecoderCache": ways(encoder_decoder()),
@@ -142,6 +142,14 @@ def test_a_check_has_no_false_alarm(name: str) -> None:
     report = check_cache(HOLDING[name][-1], drawn=2)
     assert report.verdict == "pass", str(report)
     assert bool(report.notes) == (name == "QuantizedCache, fp8")
+
+
+def test_a_scale_that_is_frozen_after_the_first_update_is_told() -> None:
+    """As its docstring says: what comes later and is larger is cut."""
+    found = check_cache(quantized("fp8", rollback=0, untried=frozenset({"rollback", "oversize"})), drawn=0).findings
+    assert [finding.parameters for finding in found] == [
+        {"field": field, "scale": "of the first append", "shared": "tensor", "newest": "cut"} for field in "kv"
+    ]
 
 
 def test_every_row_is_driven_with_what_it_says() -> None:

@@ -17,6 +17,7 @@ from kvattn.testing.planted_caches import (
     PlantedCodes,
     PlantedPages,
     PlantedRing,
+    PlantedScales,
 )
 
 DEEP = os.environ.get("KVATTN_PROFILE") == "deep"
@@ -65,6 +66,9 @@ def test_it_is_detected_and_named(one: Planted) -> None:
         PlantedRing(1),
         PlantedRing(4),
         PlantedCodes(),
+        *(PlantedScales(shared=n) for n in ("sequence and head", "sequence", "tensor", "channel")),
+        PlantedScales(levels=7),
+        PlantedScales(shared="channel", levels=1),
     ],
     ids=str,
 )

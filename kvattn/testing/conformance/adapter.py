@@ -84,7 +84,8 @@ class Capabilities:
         A refusal leaves the cache as it was; where it does not, the cache is not used any more.
     untried
         What is known to be silently wrong and is left out: ``"rollback"`` (beyond what is declared), ``"select"``,
-        ``"resize"``, ``"overflow"``, ``"many"``, ``"none"``, ``"negative"``, ``"oversize"`` (rollbacks).
+        ``"resize"``, ``"overflow"``, ``"many"``, ``"none"``, ``"negative"``, ``"oversize"`` (rollbacks), ``"scale"``
+        (rows far larger than those of the first append).
     """
 
     parts: tuple[Part, ...] = (Part(),)

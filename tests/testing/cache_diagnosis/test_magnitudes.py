@@ -7,7 +7,7 @@ import pytest
 
 from kvattn.testing.cache_diagnosis.magnitudes import AXES, read_sizes, written
 from kvattn.testing.conformance import PagedAdapter
-from kvattn.testing.planted_caches import PlantedCache, PlantedCodes, PlantedRing
+from kvattn.testing.planted_caches import PlantedCache, PlantedCodes, PlantedRing, PlantedScales
 
 
 def test_sizes_differ_along_every_axis() -> None:
@@ -41,6 +41,13 @@ def test_a_wrong_scale_is_told_by_its_axis(wrong: PlantedCodes, field: str, vari
     assert found.wrong
     assert found.varies == varies
     assert varies or math.isclose(found.ratio, wrong.factor, rel_tol=0.01)
+
+
+def test_few_levels_are_rounding_and_no_fault() -> None:
+    """Mutant: of codes of four bits whose scale is of a channel, small tokens were too far off."""
+    for one in read_sizes(PlantedScales(shared="channel", levels=7)):
+        assert one.rounded
+        assert not one.wrong
 
 
 def test_nothing_is_said_of_rows_that_are_lost() -> None:
