@@ -17,6 +17,11 @@ as a `Weights`.  What the layer should be stands beside it too::
     layer.expects = Plan(rotary=Rotary.of(64), norm="before")
     layer.weights = Weights(w_q, w_k, w_v, w_o, heads=8, kv_heads=2)      only where it has its own
 
+Multi-head latent attention takes ``layer(x, *, positions=None, valid=None, cache=None)`` too, and what it should be
+stands beside it as kvattn's own, weights and all, however it caches::
+
+    layer.latent = Absorbed(LatentProjections(…), rotation=Rotary.of(64, layout="adjacent"), scale=…)
+
 A layer of another kind (linear attention, a state space) says its hidden size alone, ``layer.hidden = 32``, and is
 asked what holds of any layer (`kvattn.testing.layer_diagnosis.opaque`).
 """
@@ -34,8 +39,11 @@ from numpy.typing import NDArray
 
 from kvattn.arguments import integer, shown
 from kvattn.errors import ArgumentError, ShapeError
+from kvattn.masks.causal import Causal
 from kvattn.testing.layer_diagnosis.plan import Plan
 from kvattn.typing import Array
+from kvattn.variants.compressed.latent import Absorbed, Expanded
+from kvattn.variants.compressed.latent_projections import LatentProjections
 
 KEYWORDS = ("w_q", "w_k", "w_v", "w_o", "heads", "kv_heads", "q_norm", "k_norm", "positions", "valid", "cache")
 """Every keyword of the contract."""
@@ -140,6 +148,8 @@ class LayerTarget:
         Keywords that it cannot do without.
     hidden
         M of a layer of which nothing else is known; None for the others.
+    latent
+        What a latent layer should be, with its weights; None for the others.
 
     Examples
     --------
@@ -159,18 +169,30 @@ class LayerTarget:
     untested: tuple[str, ...] = ()
     required: frozenset[str] = frozenset()
     hidden: int | None = None
+    latent: Absorbed | Expanded | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.expects, Plan):
             raise ArgumentError(f"expects must be a Plan, got {shown(self.expects)}")
         if self.weights is not None and not isinstance(self.weights, Weights):
             raise ArgumentError(f"weights must be Weights, got {shown(self.weights)}")
+        if self.latent is not None:
+            _check_latent(self.latent)
         if self.hidden is not None:
             integer("hidden", self.hidden, 1)
         if self.width is not None and integer("width", self.width, 2) % 2:
             raise ArgumentError(f"width must be even, got {self.width}")
 
-    def __call__(self, x: Array, weights: Weights, options: Mapping[str, Any]) -> tuple[Array, Any]:
+    @property
+    def own(self) -> Weights | LatentProjections | None:
+        """The weights that are its own; None where it takes them.
+
+        >>> LayerTarget("mine", print).own is None
+        True
+        """
+        return self.weights if self.latent is None else self.latent.projections
+
+    def __call__(self, x: Array, weights: Any, options: Mapping[str, Any]) -> tuple[Array, Any]:
         """Call the layer; what it prints goes to stderr, what it warns is dropped.
 
         Returns
@@ -201,11 +223,9 @@ def is_layer(function: object) -> bool:
     """
     if not callable(function):
         return False
-    names = _parameters(function)
-    beside = isinstance(getattr(function, "weights", None), Weights) or isinstance(
-        getattr(function, "hidden", None), int
-    )
-    return "w_q" in names or beside
+    kinds = {"weights": Weights, "hidden": int, "latent": Absorbed | Expanded}
+    beside = any(isinstance(getattr(function, name, None), kind) for name, kind in kinds.items())
+    return "w_q" in _parameters(function) or beside
 
 
 def layer_target_of(function: Callable[..., Any], name: str | None = None, setup: str = "") -> LayerTarget:
@@ -233,8 +253,8 @@ w_o, heads, kv_heads, q_norm, k_norm, positions, valid, cache) with any subset o
         raise ArgumentError(f"target must take hidden states first, got ({', '.join(parameters)}); {EXPECTED}")
     if needed:
         raise ArgumentError(f"target must need only what the contract has, got required {needed[0]}; {EXPECTED}")
-    hidden = getattr(function, "hidden", None)
-    if weights is None and hidden is None:
+    hidden, latent = getattr(function, "hidden", None), getattr(function, "latent", None)
+    if weights is None and hidden is None and latent is None:
         missing = [n for n in ("w_q", "w_k", "w_v", "w_o", "heads") if n not in known]
         if missing:
             what = "every matrix" if missing[0].startswith("w") else "the number of heads"
@@ -251,7 +271,15 @@ w_o, heads, kv_heads, q_norm, k_norm, positions, valid, cache) with any subset o
         untested=tuple(p.name for p in rest),
         required=frozenset(n for n in known if parameters[n].default is inspect.Parameter.empty),
         hidden=hidden,
+        latent=latent,
     )
+
+
+def _check_latent(latent: Any) -> None:
+    if not isinstance(latent, Absorbed | Expanded):
+        raise ArgumentError(f"latent must be an Absorbed or Expanded layer, got {shown(latent)}")
+    if latent.mods or latent.sinks is not None or not (latent.mask is None or latent.mask == Causal()):
+        raise ArgumentError("latent must be a layer without mods and sinks, causal or without a mask, got another")
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

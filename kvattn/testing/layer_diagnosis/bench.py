@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from kvattn.testing.diagnosis.finding import Finding, Kind
 from kvattn.testing.diagnosis.lab import Misshapen, Refused
 from kvattn.testing.layer_diagnosis.drawing import Drawing
+from kvattn.testing.layer_diagnosis.latent_reading import LatentReading
 from kvattn.testing.layer_diagnosis.plan import Plan
-from kvattn.testing.layer_diagnosis.reading import Case, Reading, bound
-from kvattn.testing.layer_targets import LayerTarget, Weights, layer_target_of
+from kvattn.testing.layer_diagnosis.reading import Case, Reading
+from kvattn.testing.layer_targets import LayerTarget, layer_target_of
 
 Numbers = NDArray[np.float64]
 
@@ -27,7 +28,8 @@ class LayerBench:
     target, seed, dtype
         What is tested, seed of the cases, element type of the hidden states and weights.
     reading, legal
-        What is known by now; the same without its faults: the plan, and what was found to be a convention.
+        What is known by now, a `Reading` or a latent layer's `LatentReading`; the same without its faults: the plan,
+        and what was found to be a convention.
     compute
         Number format of the layer's arithmetic, for the bounds.
     findings, notes, calls
@@ -47,8 +49,8 @@ class LayerBench:
     target: LayerTarget
     seed: int = 0
     dtype: str = "float64"
-    reading: Reading = field(default_factory=lambda: Reading(Plan()))
-    legal: Reading = field(default_factory=lambda: Reading(Plan()))
+    reading: Any = None
+    legal: Any = None
     compute: str = "float64"
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -58,9 +60,19 @@ class LayerBench:
     stopped: bool = False
 
     def __post_init__(self) -> None:
-        self.reading = self.legal = Reading(self.target.expects)
+        self.reading = self.legal = self.plan
         if self.dtype == "float32":
             self.compute = "float32"
+
+    @property
+    def plan(self) -> Any:
+        """What the layer should be, as a reading.
+
+        >>> layer_bench(lambda x, *, w_q, w_k, w_v, w_o, heads, kv_heads: x).plan == Reading(Plan())
+        True
+        """
+        latent = self.target.latent
+        return Reading(self.target.expects) if latent is None else LatentReading(latent)
 
     def can(self, *features: str) -> bool:
         """Say whether the layer takes these keywords.
@@ -76,7 +88,7 @@ class LayerBench:
         >>> layer_bench(lambda x, *, w_q, w_k, w_v, w_o, heads: x).drawing(Hq=6).Hkv
         6
         """
-        own = self.target.weights
+        own = self.target.own
         norms = own is None and self.can("q_norm") and self.target.expects.norm is not None
         case = replace(Drawing(seed=self.seed, norms=norms, A=max(self.target.expects.axes, 1)), **given)
         if "positions" in self.target.required and not case.positions:
@@ -84,7 +96,7 @@ class LayerBench:
         if "valid" in self.target.required and not case.valid:
             case = replace(case, valid="none")
         if own is not None:
-            return replace(case, Hq=own.heads, Hkv=own.kv_heads, D=own.width, M=own.hidden)
+            return replace(case, Hq=own.heads, Hkv=getattr(own, "kv_heads", own.heads), D=own.width, M=own.hidden)
         if self.target.expects.axes and self.can("positions") and case.positions in {"", "rows"}:
             case = replace(case, positions="axes")
         rotary = self.target.expects.rotary_at(1)
@@ -93,7 +105,7 @@ class LayerBench:
         hidden = case.Hq * width if self.square else case.Hq * width - 6
         return replace(case, D=width, Hkv=hkv, M=hidden)
 
-    def run(self, weights: Weights, case: Case) -> Numbers:
+    def run(self, weights: Any, case: Case) -> Numbers:
         """Run the layer on its own copies, in as many parts as the case has.
 
         Raises
@@ -127,14 +139,14 @@ class LayerBench:
             begin = end
         return np.concatenate(parts, 1)
 
-    def limit(self, weights: Weights, case: Case, reading: Reading | None = None) -> float:
+    def limit(self, weights: Any, case: Case, reading: Any = None) -> float:
         """Return how far the layer may be off.
 
         >>> bench = layer_bench(lambda x, *, w_q, w_k, w_v, w_o, heads, kv_heads: x)
         >>> bench.limit(*Drawing().build()) < 1e-10
         True
         """
-        return bound(reading or self.reading, weights, case, _ROUNDOFF[self.compute])
+        return float((reading or self.reading).bound(weights, case, _ROUNDOFF[self.compute]))
 
     def apart(self, got: Numbers, wanted: Numbers, case: Case) -> float:
         """Return the largest distance, rows of padding left out; infinite for NaN.
@@ -149,14 +161,14 @@ class LayerBench:
             off = off[case.valid]
         return float(off.max(initial=0.0))
 
-    def differs(self, drawing: Drawing, reading: Reading | None = None) -> float:
+    def differs(self, drawing: Drawing, reading: Any = None) -> float:
         """Return how far the layer is from a reading in a case, in units of the bound.
 
         >>> bench = layer_bench(lambda x, *, w_q, w_k, w_v, w_o, heads, kv_heads: x)
         >>> bench.differs(Drawing()) > 1e6
         True
         """
-        weights, case = drawing.build(self.target.weights, self.dtype)
+        weights, case = drawing.build(self.target.own, self.dtype)
         reading = reading or self.reading
         got = self.run(weights, case)
         return self.apart(got, reading.predict(weights, case), case) / self.limit(weights, case, reading)
@@ -191,9 +203,9 @@ class LayerBench:
         >>> bench.smallest(Drawing()).T
         1
         """
-        if self.target.weights is not None:
+        if self.target.own is not None:
             return drawing
-        plan = Reading(self.target.expects)
+        plan = self.plan
         for least in (1e-2, 1e-5):
             for case in drawing.smaller():
                 if self._shows(case, plan, least):
@@ -207,11 +219,11 @@ class LayerBench:
         >>> bench.line(Drawing(B=1, T=1, Hq=1, Hkv=1, D=2, M=2)).split("; ")[-1]
         "print(np.round(y[0, 0], 4).tolist(), 'expected', [-1.0953, -0.3108])"
         """
-        own = self.target.weights is None
+        own = self.target.own is None
         opening = ["import numpy as np", *([self.target.setup] if self.target.setup else [])]
         text = [*opening, drawing.code(own, self.dtype), drawing.call(self.target.features, own)]
-        weights, case = drawing.build(self.target.weights, self.dtype)
-        wanted = Reading(self.target.expects).predict(weights, case)
+        weights, case = drawing.build(self.target.own, self.dtype)
+        wanted = self.plan.predict(weights, case)
         try:
             got = self.run(weights, case)
         except Refused:
@@ -229,7 +241,7 @@ class LayerBench:
 
     def _shows(self, drawing: Drawing, plan: Reading, least: float) -> bool:
         try:
-            weights, case = drawing.build(self.target.weights, self.dtype)
+            weights, case = drawing.build(self.target.own, self.dtype)
             wanted = plan.predict(weights, case)
             return self.apart(self.run(weights, case), wanted, case) > least
         except (Refused, ValueError):

@@ -22,7 +22,7 @@ class Change(NamedTuple):
     fault_class: str
     parameters: dict[str, Any]
     words: str
-    reading: Reading
+    reading: Any
     kind: Kind = "fault"
 
 
@@ -32,7 +32,7 @@ class Fit(NamedTuple):
     fault_class: str
     parameter: str
     words: str
-    reading: Callable[[float], Reading]
+    reading: Callable[[float], Any]
     low: float
     high: float
 

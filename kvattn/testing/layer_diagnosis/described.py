@@ -23,11 +23,10 @@ def describe(bench: LayerBench, drawing: Drawing) -> None:
     >>> bench.findings[0].parameters["part"]
     'who sees whom'
     """
-    part, words = "scores", "with scores of 0 it is right, so it is the scores that differ"
+    part, words, row = "scores", "", ""
     try:
-        if bench.target.weights is None:
-            part, words = _part(bench, drawing)
-        row = _row(bench, drawing) if bench.target.weights is None and part != "values" else ""
+        part, words = _part(bench, drawing)
+        row = _row(bench, drawing) if bench.target.own is None and part != "values" else ""
     except Refused as refused:
         part, words, row = "raises", f"it raises {refused}", ""
     size = f"B={drawing.B}, T={drawing.T}, Hq={drawing.Hq}, Hkv={drawing.Hkv}, D={drawing.D}"
@@ -42,6 +41,8 @@ def _part(bench: LayerBench, drawing: Drawing) -> tuple[str, str]:
     one = replace(drawing, T=1, cuts=(), valid="")
     if bench.differs(one) > 1:
         return "values", "a single token comes out wrong, so values, heads or the output projection differ"
+    if bench.target.own is not None:
+        return "weights", "a single token comes out right, so it is scores, or who sees whom, that differ"
     weights, case = drawing.build(None, bench.dtype)
     flat = _with(weights, w_q=np.zeros_like(weights.w_q))
     if bench.apart(bench.run(flat, case), bench.reading.predict(flat, case), case) > bench.limit(flat, case):

@@ -92,7 +92,7 @@ class Drawing:
                 lines.append(f"{name} = {table.format(B=self.B, T=self.T, A=self.A)}")
         return "; ".join(lines)
 
-    def build(self, own: Weights | None = None, dtype: str = "float64") -> tuple[Weights, Case]:
+    def build(self, own: Any = None, dtype: str = "float64") -> tuple[Any, Case]:
         """Run the code.
 
         >>> weights, case = Drawing().build()
@@ -101,7 +101,9 @@ class Drawing:
         """
         names: dict[str, Any] = {"np": np}
         exec(self.code(own is None, dtype), names)  # noqa: S102 - our own text
-        return own or Weights(**names["w"]), Case(names["x"], names.get("p"), names.get("m"), self.cuts)
+        return Weights(**names["w"]) if own is None else own, Case(
+            names["x"], names.get("p"), names.get("m"), self.cuts
+        )
 
     def call(self, features: frozenset[str], own: bool = True) -> str:
         """Return the statements that run ``f`` on what `code` builds, into ``y``.

@@ -14,6 +14,7 @@ from kvattn.testing.layer_diagnosis.bench import LayerBench
 from kvattn.testing.layer_diagnosis.changes import Change
 from kvattn.testing.layer_diagnosis.described import describe
 from kvattn.testing.layer_diagnosis.drawing import Drawing
+from kvattn.testing.layer_diagnosis.latent import read_latent, read_latent_places
 from kvattn.testing.layer_diagnosis.naming import SINGLE, explains, name, ran
 from kvattn.testing.layer_diagnosis.opaque import look_opaque
 from kvattn.testing.layer_diagnosis.plan import Plan
@@ -48,20 +49,25 @@ def look(
     if dtype not in ("float64", "float32"):
         raise ArgumentError(f"dtype must be float64 or float32 for a layer, got {dtype}")
     bench = LayerBench(target, seed=seed, dtype=dtype)
-    if target.hidden is not None and target.weights is None:
+    if target.hidden is not None and target.own is None:
         bench.notes.append("Of a layer that says its hidden size alone, only what holds of every layer was asked")
         look_opaque(bench, progress)
         return bench, None
-    if target.weights is None and target.expects == Plan():
+    if target.own is None and target.expects == Plan():
         bench.notes.append("Nothing is declared of it: a Plan beside it, layer.expects = Plan(…), has more read")
     steps: tuple[tuple[str, Callable[[LayerBench], None]], ...] = (
         ("sizes", manners.settle),
         ("manners", manners.read_manners),
-        ("the plain call", read_plain),
-        ("positions", read_positions),
-        ("padding", read_padding),
-        ("parts", read_parts),
     )
+    if target.latent is not None:
+        steps += (("the call in parts", read_latent), ("positions and padding", read_latent_places))
+    else:
+        steps += (
+            ("the plain call", read_plain),
+            ("positions", read_positions),
+            ("padding", read_padding),
+            ("parts", read_parts),
+        )
     for what, step in steps:
         if bench.stopped:
             return bench, None
@@ -230,7 +236,7 @@ def read_padding(bench: LayerBench) -> None:
         return
     if bench.reading.pads != "hidden":
         return
-    weights, case = drawings[0].build(bench.target.weights, bench.dtype)
+    weights, case = drawings[0].build(bench.target.own, bench.dtype)
     poisoned = np.where(case.valid[..., None], case.x, np.nan)  # type: ignore[index]
     if not np.isfinite(bench.run(weights, case._replace(x=poisoned))[case.valid]).all():
         text = "NaN in the hidden states of padding comes through to tokens"

@@ -30,11 +30,11 @@ def settle(bench: LayerBench) -> None:
     True
     """
     refusal: Refused | None = None
-    for grouped in (True, False) if bench.target.weights is None else (True,):
+    for grouped in (True, False) if bench.target.own is None else (True,):
         for square in (False, True):
             bench.square, bench.grouped = square, grouped
             try:
-                bench.run(*bench.drawing().build(bench.target.weights, bench.dtype))
+                bench.run(*bench.drawing().build(bench.target.own, bench.dtype))
             except Refused as refused:
                 refusal = refusal or refused
                 continue
@@ -65,7 +65,7 @@ def read_manners(bench: LayerBench) -> None:
     ('dropout-eval', {'p': 0.25, 'of': 'weights'})
     """
     drawing = bench.drawing(B=3, T=6)
-    weights, case = drawing.build(bench.target.weights, bench.dtype)
+    weights, case = drawing.build(bench.target.own, bench.dtype)
     one, two = bench.run(weights, case), bench.run(weights, case)
     if not np.isfinite(one).all():
         bench.add("unclassified", {"out": "nan"}, "The plain call gives NaN or infinity.", drawing)
@@ -101,7 +101,12 @@ def read_manners(bench: LayerBench) -> None:
 def _name_random(bench: LayerBench) -> None:
     """Name dropout by what becomes of a weight of 1: with one token, a head's mix is its value or 0."""
     drawing = bench.drawing(B=64, T=1)
-    weights, case = drawing.build(bench.target.weights, bench.dtype)
+    weights, case = drawing.build(bench.target.own, bench.dtype)
+    if bench.target.latent is not None:
+        bench.stopped = True
+        text = "Two equal calls give different results."
+        bench.add("unclassified", {"random": True}, text, reproduce=bench.line(drawing))
+        return
     wanted, got = bench.reading.predict(weights, case), bench.run(weights, case)
     joined = weights.matrix("w_o")
     bench.stopped = True
@@ -140,7 +145,7 @@ def _share(ratio: np.ndarray) -> float | None:
 
 def _by_heads(bench: LayerBench) -> float | None:
     """Read the share with a w_o that passes the first head alone."""
-    if bench.target.weights is not None:
+    if bench.target.own is not None:
         return None
     weights, case = bench.drawing(B=64, T=1).build(None, bench.dtype)
     w_o = np.zeros_like(weights.w_o)

@@ -10,11 +10,10 @@ import numpy as np
 from kvattn.testing.layer_diagnosis.bench import LayerBench, Numbers
 from kvattn.testing.layer_diagnosis.changes import Change, Fit, scan
 from kvattn.testing.layer_diagnosis.drawing import Drawing
-from kvattn.testing.layer_diagnosis.reading import Case, Reading
-from kvattn.testing.layer_targets import Weights
+from kvattn.testing.layer_diagnosis.reading import Case
 from kvattn.testing.rotary_diagnosis.schemes import tidy
 
-Ran = tuple[Weights, Case, Numbers]
+Ran = tuple[Any, Case, Numbers]
 
 SINGLE = "It takes float64 and answers to float32 precision; the bounds are float32's"
 """A note on the arithmetic."""
@@ -31,11 +30,11 @@ def ran(bench: LayerBench, drawings: Iterable[Drawing]) -> list[Ran]:
     >>> len(ran(bench, [Drawing()]))
     1
     """
-    built = [drawing.build(bench.target.weights, bench.dtype) for drawing in drawings]
+    built = [drawing.build(bench.target.own, bench.dtype) for drawing in drawings]
     return [(weights, case, bench.run(weights, case)) for weights, case in built]
 
 
-def explains(bench: LayerBench, reading: Reading, cases: Sequence[Ran], slack: float = 1.0) -> bool:
+def explains(bench: LayerBench, reading: Any, cases: Sequence[Ran], slack: float = 1.0) -> bool:
     """Say whether a reading gives what came out, in every case.
 
     >>> from kvattn.testing.layer_diagnosis.bench import layer_bench
@@ -47,7 +46,7 @@ def explains(bench: LayerBench, reading: Reading, cases: Sequence[Ran], slack: f
     return all(error(bench, reading, one) <= slack * bench.limit(one[0], one[1]) for one in cases)
 
 
-def error(bench: LayerBench, reading: Reading, one: Ran) -> float:
+def error(bench: LayerBench, reading: Any, one: Ran) -> float:
     """Return how far a reading is from what came out of one case; infinite where it cannot be computed.
 
     >>> from kvattn.testing.layer_diagnosis.bench import layer_bench
@@ -68,8 +67,8 @@ def error(bench: LayerBench, reading: Reading, one: Ran) -> float:
 def name(
     bench: LayerBench,
     drawings: Sequence[Drawing],
-    tries: Callable[[Reading], Iterable[Change]],
-    numbers: Callable[[Reading], Iterable[Fit]] = lambda _: (),
+    tries: Callable[[Any], Iterable[Change]],
+    numbers: Callable[[Any], Iterable[Fit]] = lambda _: (),
     *,
     pairs: bool = True,
 ) -> bool:
@@ -133,7 +132,7 @@ def _single(
     return None
 
 
-def _better(bench: LayerBench, reading: Reading, cases: Sequence[Ran], enough: float) -> bool:
+def _better(bench: LayerBench, reading: Any, cases: Sequence[Ran], enough: float) -> bool:
     """Say whether a reading gives what came out, and far more closely than what is known by now."""
     return all(error(bench, reading, one) <= min(bench.limit(one[0], one[1]), enough) for one in cases)
 
@@ -164,7 +163,7 @@ def _pair(bench: LayerBench, found: Sequence[Change], cases: Sequence[Ran]) -> l
     return None
 
 
-def _changed(now: Reading, other: Reading) -> dict[str, Any]:
+def _changed(now: Any, other: Any) -> dict[str, Any]:
     names = [field.name for field in fields(now)]
     return {name: getattr(other, name) for name in names if getattr(other, name) != getattr(now, name)}
 

@@ -56,7 +56,7 @@ def look_opaque(bench: LayerBench, progress: Callable[[str], None] = lambda _: N
 
 
 def _run(bench: LayerBench, x: Numbers, cuts: tuple[int, ...] = (), valid: Any = None) -> Numbers:
-    return bench.run(None, Case(x, None, valid, cuts))  # type: ignore[arg-type]
+    return bench.run(None, Case(x, None, valid, cuts))
 
 
 def _read_manners(bench: LayerBench, x: Numbers, whole: Numbers, limit: float) -> None:
@@ -101,12 +101,14 @@ def _read_parts(bench: LayerBench, x: Numbers, whole: Numbers, limit: float) -> 
             return
     single = off[tuple(range(1, 9))].max() <= limit
     parameters = {"state": "other", "cuts": list(cuts), "first_wrong": int(np.argmax(late))}
+    several = off[_CUT,].max() <= limit
     words = ", where one token after the other is right" if single else ""
+    words = ", where a part of several tokens is right" if several else words
     text = (
         f"In parts it gives other than the whole{words}: cut at {list(cuts)[:3]}, token {int(np.argmax(late))} is the"
         f" first that differs, by {off[cuts].max():.3g}."
     )
-    bench.add("chunked-prefill" if single else "linear-state", parameters, text, reproduce=_line(bench, cuts))
+    bench.add("chunked-prefill" if single else "unclassified", parameters, text, reproduce=_line(bench, cuts))
 
 
 def _read_padding(bench: LayerBench, x: Numbers, limit: float) -> None:
@@ -124,7 +126,8 @@ def _read_padding(bench: LayerBench, x: Numbers, limit: float) -> None:
     text = "After padding at the right a sequence goes on from " + (
         "the state of the padded end, as if padding were tokens." if alike else "another state than its own."
     )
-    bench.add("linear-state", parameters, text, reproduce=_line(bench, (_CUT,)))
+    fault_class = "linear-state" if alike else "unclassified"
+    bench.add(fault_class, parameters, text, reproduce=_line(bench, (_CUT,)))
 
 
 def _line(bench: LayerBench, cuts: tuple[int, ...] = ()) -> str:

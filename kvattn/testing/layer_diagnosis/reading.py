@@ -190,6 +190,16 @@ class Reading:
             begin = end
         return np.concatenate(parts, 1)
 
+    def bound(self, weights: Any, case: Case, roundoff: float) -> float:
+        """Return how far a right layer may be from `predict`, anywhere: the function `bound`.
+
+        >>> from kvattn.testing.layer_targets import Weights
+        >>> one = Weights(*(np.ones((1, 1)),) * 4, heads=1, kv_heads=1)
+        >>> 0 < Reading(Plan()).bound(one, Case(np.ones((1, 2, 1))), 2.0**-53) < 1e-13
+        True
+        """
+        return bound(self, weights, case, roundoff)
+
     def positions(self, case: Case, begin: int, end: int) -> NDArray[np.int64]:
         """Return the positions ``[(A,) B, T]`` that rows ``begin .. end - 1`` of a case stand at.
 

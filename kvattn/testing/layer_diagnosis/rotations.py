@@ -61,7 +61,7 @@ def relative_matrices(bench: LayerBench) -> Numbers:
     scale = size**-0.5 if bench.reading.plan.scale is None else bench.reading.plan.scale
     if bench.reading.plan.norm is not None:
         scale = scale / (1 / size + bench.reading.plan.eps)
-    return np.stack([scores[:, :, 1 + d, 1].T for d in range(length - 1)]) / scale
+    return np.asarray(np.stack([scores[:, :, 1 + d, 1].T for d in range(length - 1)]) / scale)
 
 
 def read_rotation(bench: LayerBench) -> bool:

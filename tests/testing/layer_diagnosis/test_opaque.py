@@ -55,7 +55,7 @@ def test_a_right_state_passes(dtype: str) -> None:
 WRONG: dict[str, tuple[Linear, str, dict[str, Any]]] = {
     "not carried": (Linear(carries=False), "linear-state", {"state": "not carried on"}),
     "shared between rows": (Linear(shares=True), "batch-row-state", {"state": "row 0"}),
-    "carried without decay": (Linear(decays_carried=False), "linear-state", {"state": "other", "first_wrong": 5}),
+    "carried without decay": (Linear(decays_carried=False), "unclassified", {"state": "other", "first_wrong": 5}),
     "of the padded end": (Linear(pads_update=True), "linear-state", {"state": "of the padded end"}),
     "sees the future": (Linear(leaks=True), "mask-dropped", {"argument": "causal"}),
     "not the same twice": (Linear(noise=True), "unclassified", {"random": True}),
