@@ -33,6 +33,7 @@ from kvattn.testing.diagnosis import (
     pages,
     positions,
     precision,
+    refusals,
     regions,
     settling,
     shown,
@@ -47,7 +48,7 @@ from kvattn.testing.diagnosis import (
 from kvattn.testing.diagnosis.behaviour import Behaviour
 from kvattn.testing.diagnosis.differential import Margin
 from kvattn.testing.diagnosis.finding import Finding, plain
-from kvattn.testing.diagnosis.lab import CONTRACT, Lab, Misshapen, Refused
+from kvattn.testing.diagnosis.lab import CONTRACT, Lab, Misshapen, Refused, Untaken
 from kvattn.testing.targets import Target
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -338,6 +339,7 @@ def _report_of(target: kinds.Other, bench: kinds.Bench, margin: Margin | None, s
 
 def _look(lab: Lab, cases: int, arithmetic: Arithmetic | None, progress: Callable[[str], None]) -> Margin | None:
     asked = lab.dtype
+    refusals.read_shapes(lab)
     lab.dtype = settling.reading_dtype(lab)
     if lab.dtype != asked:
         lab.notes.append(f"What it does was read in {lab.dtype}; {asked} was compared in drawn cases")
@@ -358,6 +360,8 @@ def _look(lab: Lab, cases: int, arithmetic: Arithmetic | None, progress: Callabl
 def _run(lab: Lab, name: str, needed: tuple[str, ...], step: Callable[[Lab], None]) -> None:
     try:
         step(lab)
+    except Untaken:
+        lab.notes.append(f"{name}: not read at the sizes that it takes")
     except Refused as refused:
         if not needed and step in {heads.read_heads, weights.read_weights}:
             lab.stopped = True

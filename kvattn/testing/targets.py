@@ -14,7 +14,9 @@ adapter: a function of this form around yours.  The adapters that kvattn brings 
 A function that has made another legal choice, and documents it, says so in an attribute:
 ``attend.conventions = {"causal-align"}``; the names are those of `kvattn.testing.diagnosis.conventions`.  One that
 takes 0 and -inf, or 0 and 1, for a mask says ``attend.mask_form = "additive"``, or ``"zero-one"``; keywords that
-it does not take together stand in ``attend.exclusive = [("causal", "mask")]``.
+it does not take together stand in ``attend.exclusive = [("causal", "mask")]``.  A kernel that takes only some shapes
+says which: ``attend.head_dims = (64, 128)``, ``attend.batch_sizes = (1,)``; the names are those of
+`kvattn.testing.shapes`.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,6 +34,7 @@ from numpy.typing import NDArray
 
 from kvattn.errors import ArgumentError
 from kvattn.testing import keywords
+from kvattn.testing.shapes import ANY, Shapes, shapes_of
 
 KEYWORDS = tuple(keywords.KEYWORDS)
 """Every keyword of the contract, the plain one's first."""
@@ -85,6 +88,8 @@ class Target:
         Optional parameters that the contract does not know; they stay at their defaults.
     mask_form
         How it takes its mask: ``"boolean"``, ``"additive"`` (0 or -inf) or ``"zero-one"``.
+    shapes
+        Sizes that it takes.
 
     Examples
     --------
@@ -103,6 +108,7 @@ class Target:
     untested: tuple[str, ...] = ()
     required: frozenset[str] = field(default=frozenset())
     mask_form: str = "boolean"
+    shapes: Shapes = ANY
 
     def __call__(self, q: Returned, k: Returned, v: Returned, options: Mapping[str, Any]) -> Result:
         """Call the function; what it prints goes to stderr, what it warns is dropped.
@@ -195,6 +201,7 @@ window=None, scale=None, softcap=None, sinks=None, bias=None, mask=None) with an
         exclusive=frozenset(frozenset(pair) for pair in getattr(function, "exclusive", ())),
         untested=(*(p.name for p in unknown), *lonely),
         required=frozenset(p.name for p in known if p.default is p.empty),
+        shapes=shapes_of(function),
     )
 
 

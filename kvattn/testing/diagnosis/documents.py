@@ -13,7 +13,10 @@ from kvattn.testing.diagnosis.readings import Reading, read_sight, without
 from kvattn.testing.diagnosis.recipe import FLAT, Built, Sizes
 from kvattn.typing import Visible
 
-SEGMENTS = "np.array([[0, 0, 0, 1, 1, 2, 2, 2, 2], [0, 1, 1, 1, 1, 1, 2, 3, 3], [4] * 9])[:{B}, -{S}:]"
+SEGMENTS = (
+    "np.array([[0, 0, 0, 1, 1, 2, 2, 2, 2], [0, 1, 1, 1, 1, 1, 2, 3, 3], [4] * 9])"
+    "[:{B}, np.maximum(np.arange({S}) + 9 - {S}, np.arange({S}) * 9 // {S} * ({S} > 9))]"
+)
 """Documents of three sequences, of unequal lengths."""
 
 _SIZES = (Sizes(3, 4, 2, 9, 9, 12, 12), Sizes(3, 4, 2, 4, 9, 12, 12))
@@ -90,6 +93,6 @@ def read_segments(lab: Lab) -> None:
             & np.ones((*built.q.shape[:3], built.k.shape[2]), np.bool_)
         ),
     )
-    cases = [lab.case(sizes, FLAT, **triangle, segments=SEGMENTS) for sizes in _SIZES]
-    cases += [lab.case(sizes, FLAT, segments=SEGMENTS) for sizes in _SIZES if triangle]
+    cases = [case for sizes in _SIZES for case in lab.each(sizes, FLAT, **triangle, segments=SEGMENTS)]
+    cases += [case for sizes in _SIZES for case in lab.each(sizes, FLAT, segments=SEGMENTS) if triangle]
     read_sight(lab, "segments", cases, [*readings, first, lost] if triangle else [*readings, first])

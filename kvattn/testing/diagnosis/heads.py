@@ -11,7 +11,7 @@ import numpy as np
 from kvattn.testing.diagnosis.behaviour import HEAD_MAPS
 from kvattn.testing.diagnosis.lab import Lab, Refused
 from kvattn.testing.diagnosis.prose import reads_like
-from kvattn.testing.diagnosis.recipe import BY_BATCH, BY_HEAD, Sizes
+from kvattn.testing.diagnosis.recipe import BY_BATCH, BY_HEAD, Recipe, Sizes
 
 _SIZES = (Sizes(3, 8, 2, 5, 7, 26, 26), Sizes(2, 6, 3, 4, 6, 20, 20))
 
@@ -29,7 +29,7 @@ def read_heads(lab: Lab) -> None:
     """
     lab.see(lab.case(replace(_SIZES[0], Hkv=8)))  # as many key/value heads as query heads: must work
     try:
-        shares = [lab.see(lab.case(sizes, values=BY_HEAD)).out for sizes in _SIZES]
+        shares = [lab.see(case).out for case in _cases(lab)]
     except Refused as refused:
         refusing = lab.case(_SIZES[1])
         lab.grouped = False
@@ -40,10 +40,11 @@ def read_heads(lab: Lab) -> None:
             refusing,
             kind="convention",
         )
-        shares = [lab.see(lab.case(sizes, values=BY_HEAD)).out for sizes in _SIZES]
+        shares = [lab.see(case).out for case in _cases(lab)]
     read = []
-    for out, sizes in zip(shares, _SIZES, strict=True):
-        share = out[..., : sizes.Hkv if lab.grouped else sizes.Hq]
+    for out, case in zip(shares, _cases(lab), strict=True):
+        sizes = case.sizes
+        share = out[..., : sizes.Hkv]
         if not np.allclose(share.sum(-1), 1, atol=10 * lab.sharp):
             total = float(share.sum(-1).flat[np.argmax(np.abs(share.sum(-1) - 1))])
             lab.add(
@@ -58,7 +59,7 @@ def read_heads(lab: Lab) -> None:
             [int(np.argmax(share[0, h, 0])) if share[:, h].max(-1).min() > 0.99 else -1 for h in range(sizes.Hq)]
         )
     mixed = lab.see(lab.case(_SIZES[0], values=BY_BATCH)).out
-    own = np.stack([mixed[b, ..., b] for b in range(_SIZES[0].B)])
+    own = np.stack([mixed[b, ..., b] for b in range(len(mixed))])
     if own.min() < 1 - 10 * lab.sharp:
         lab.add(
             "batch-row-state",
@@ -70,6 +71,10 @@ def read_heads(lab: Lab) -> None:
     lab.behaviour = replace(lab.behaviour, value_map=name_map(lab, read, "v"))
 
 
+def _cases(lab: Lab) -> list[Recipe]:
+    return [lab.case(sizes, values=BY_HEAD) for sizes in _SIZES]
+
+
 def name_map(lab: Lab, read: list[list[int]], which: str) -> str:
     """Name a head map that was read at the sizes of this module, and report it where it is not the contract's.
 
@@ -77,7 +82,8 @@ def name_map(lab: Lab, read: list[list[int]], which: str) -> str:
     >>> name_map(Lab(planted()), [[0, 1, 0, 1, 0, 1, 0, 1], [0, 1, 2, 0, 1, 2]], "v")
     'h % Hkv'
     """
-    rows = [(sizes.Hq, sizes.Hkv if lab.grouped else sizes.Hq, row) for sizes, row in zip(_SIZES, read, strict=True)]
+    sizes = [case.sizes for case in _cases(lab)]
+    rows = [(size.Hq, size.Hkv, row) for size, row in zip(sizes, read, strict=True)]
     first = next(iter(HEAD_MAPS))
     name = next(
         (
@@ -96,10 +102,11 @@ def name_map(lab: Lab, read: list[list[int]], which: str) -> str:
                 lab.findings[n] = replace(finding, parameters={**parameters, "of": "k and v"}, detail=detail)
                 break
         else:
+            due = [h // (sizes[0].Hq // sizes[0].Hkv) for h in range(sizes[0].Hq)]
             lab.add(
                 "gqa-map",
                 parameters,
-                f"Query head h {text}, expected h // (Hq // Hkv): {[h // 4 for h in range(8)]} for 8 heads on 2.",
+                f"Query head h {text}, expected h // (Hq // Hkv): {due} for {sizes[0].Hq} heads on {sizes[0].Hkv}.",
                 lab.case(_SIZES[0], values=BY_HEAD) if which == "v" else lab.case(_SIZES[0]),
             )
         lab.stopped = lab.stopped or not name

@@ -7,6 +7,7 @@ shows it.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +17,10 @@ from kvattn.testing.diagnosis.behaviour import Behaviour, sizes_of
 from kvattn.testing.diagnosis.conventions import whose
 from kvattn.testing.diagnosis.finding import Finding, Kind
 from kvattn.testing.diagnosis.places import dense
-from kvattn.testing.diagnosis.recipe import ONE_HOT, Built, Recipe, Sizes
+from kvattn.testing.diagnosis.recipe import BY_BATCH, BY_HEAD, ONE_HOT, Built, Recipe, Sizes
 from kvattn.testing.keywords import fed, whole
 from kvattn.testing.planted import Planted
+from kvattn.testing.shapes import ANY, Shapes
 from kvattn.testing.targets import Result, Target, target_of
 from kvattn.testing.tolerance import Arithmetic, bounds
 from kvattn.typing import Visible
@@ -38,6 +40,14 @@ class Misshapen(Refused):
     """The target returned something of another shape.
 
     >>> issubclass(Misshapen, Refused)
+    True
+    """
+
+
+class Untaken(Refused):
+    """The sizes are none that the target takes: it was not called.
+
+    >>> issubclass(Untaken, Refused)
     True
     """
 
@@ -92,8 +102,8 @@ class Lab:
         How often the target ran.
     grouped
         Whether it takes fewer key/value heads than query heads.
-    same_width
-        Whether it takes values only as wide as the keys.
+    shapes
+        Sizes that it takes.
     last
         The case that ran last.
     apart
@@ -121,30 +131,64 @@ class Lab:
     notes: list[str] = field(default_factory=list)
     calls: int = 0
     grouped: bool = True
-    same_width: bool = False
+    shapes: Shapes = ANY
     stopped: bool = False
     last: Recipe | None = None
     apart: set[frozenset[str]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.shapes = self.target.shapes if self.shapes == ANY else self.shapes
+
+    @property
+    def same_width(self) -> bool:
+        """Whether it takes values only as wide as the keys.
+
+        >>> Lab(planted()).same_width
+        False
+        """
+        return self.shapes.equal_head_dims
+
     def case(
         self, sizes: Sizes, scores: tuple[str, str] | None = None, values: str = ONE_HOT, **options: str
     ) -> Recipe:
-        """Return a recipe in this lab's dtype and seed, with as many key/value heads as the target takes.
+        """Return a recipe in this lab's dtype and seed, of the sizes that the target takes next to these.
 
-        ``D`` and ``Dv`` are raised so that one-hot values fit.
+        ``D`` and ``Dv`` are raised so that one-hot values fit; where the target takes none so wide, they are given in
+        blocks of columns.
 
         >>> Lab(planted()).case(Sizes(S=9), causal="True").sizes.Dv
         9
         """
         if not self.grouped:
             sizes = replace(sizes, Hkv=sizes.Hq)
+        sizes = self.shapes.fit(sizes, options)
+        columns = {ONE_HOT: sizes.S, BY_HEAD: sizes.Hkv, BY_BATCH: sizes.B}.get(values, 0)
         if values == ONE_HOT and sizes.Dv < sizes.S:
-            sizes = replace(sizes, Dv=sizes.S, D=max(sizes.D, sizes.S))
-        if self.same_width and sizes.Dv != sizes.D:
-            sizes = replace(sizes, Dv=max(sizes.D, sizes.Dv), D=max(sizes.D, sizes.Dv))
+            sizes = replace(sizes, D=max(sizes.D, sizes.S))
+        sizes = self.shapes.fit(sizes, options, columns)
         recipe = Recipe(sizes, values=values, options=tuple(options.items()), dtype=self.dtype, seed=self.seed)
         recipe = replace(recipe, mask_form=self.target.mask_form)
         return recipe if scores is None else replace(recipe, scores=scores)
+
+    def each(
+        self, sizes: Sizes, scores: tuple[str, str] | None = None, values: str = ONE_HOT, **options: str
+    ) -> list[Recipe]:
+        """Return the case, or where the target takes no such batch one for each of its parts.
+
+        A part is made of the options that end in ``[:{B}]``.
+
+        >>> from kvattn.testing.diagnosis.recipe import FLAT
+        >>> lab = Lab(planted(), shapes=Shapes(batch_sizes=(1,)))
+        >>> cases = lab.each(Sizes(B=2), FLAT, lengths="np.array([4, 3])[:{B}]")
+        >>> [case.build().options["lengths"].tolist() for case in cases]
+        [[4], [3]]
+        """
+        taken = self.case(sizes, scores, values, **options).sizes.B
+        parts = (f"[{n}:{n} + {{B}}" if n else "[:{B}" for n in range(max(1, sizes.B - taken + 1)))
+        return [
+            self.case(sizes, scores, values, **{name: text.replace("[:{B}", part) for name, text in options.items()})
+            for part in parts
+        ]
 
     @property
     def sharp(self) -> float:
@@ -193,7 +237,7 @@ class Lab:
         )
 
     def run(self, built: Built) -> Result:
-        """Run the target once on its own copies of the arrays.
+        """Run the target on its own copies of the arrays: once, or on blocks of columns of values that are too wide.
 
         Raises
         ------
@@ -205,11 +249,26 @@ class Lab:
         >>> Lab(planted()).run(Recipe(Sizes()).build()).out.shape
         (1, 1, 4, 4)
         """
+        columns = built.v.shape[-1]
+        block = self.shapes.block(built.q.shape[-1], columns)
+        if block is None:
+            return self._call(built, built.v.copy())
+        parts = []
+        for start in range(0, columns, block):
+            values = np.zeros((*built.v.shape[:-1], block), built.v.dtype)
+            taken = built.v[..., start : start + block]
+            values[..., : taken.shape[-1]] = taken
+            parts.append(self._call(built, values))
+            if parts[-1].out.shape != (*built.q.shape[:3], block):
+                return parts[-1]
+        out = np.concatenate([part.out for part in parts], -1)[..., :columns]
+        return parts[0]._replace(out=out)
+
+    def _call(self, built: Built, values: NDArray[Any]) -> Result:
         self.calls += 1
-        arrays = (built.q.copy(), built.k.copy(), built.v.copy())
         options = {name: x.copy() if isinstance(x, np.ndarray) else x for name, x in built.options.items()}
         try:
-            return self.target(*arrays, options)
+            return self.target(built.q.copy(), built.k.copy(), values, options)
         except Exception as error:
             raise Refused(told(error)) from error
 
@@ -219,13 +278,15 @@ class Lab:
         Raises
         ------
         Refused
-            Where the target raises, or returns something of another shape.
+            Where the target raises, returns something of another shape, or takes no such sizes.
 
         Examples
         --------
         >>> Lab(planted()).see(Recipe(Sizes(), dtype="float32")).dtype
         'float32'
         """
+        if not self.takes(recipe):
+            raise Untaken(f"sizes that it does not take: {recipe.sizes}")
         built = recipe.build()
         self.last = recipe
         result = self.run(built)
@@ -236,6 +297,15 @@ class Lab:
             raise Misshapen(f"lse has shape {result.lse.shape}, expected {wanted[:3]}")
         lse = None if result.lse is None else result.lse.astype(np.float64)
         return Seen(built, result.out.astype(np.float64), lse, str(result.out.dtype), result.weights)
+
+    def takes(self, recipe: Recipe) -> bool:
+        """Say whether a case has sizes that the target takes, but for the width of its values.
+
+        >>> Lab(planted(), shapes=Shapes(batch_sizes=(1,))).takes(Recipe(Sizes(B=2)))
+        False
+        """
+        sizes, options = recipe.sizes, [name for name, _ in recipe.options]
+        return self.shapes.fit(sizes, options, columns=sizes.Dv) == sizes
 
     def weights(self, recipe: Recipe) -> NDArray[np.float64]:
         """Read the probabilities ``[B, Hq, T, S]`` of a case with one-hot values.
@@ -379,6 +449,7 @@ class Lab:
         >>> Lab(planted()).line(Recipe(Sizes(T=1, S=1, D=1, Dv=1), FLAT, "np.ones((1, 1, 1, 1))")).split("; ")[-1]
         "print(np.round(np.asarray(f(q, k, v)[0])[0, 0, 0].astype(float), 17).tolist(), 'expected', [1.0])"
         """
+        recipe = self._in_one_call(recipe, channel)
         try:
             seen = self.see(recipe)
         except Misshapen:
@@ -417,6 +488,23 @@ class Lab:
         'import numpy as np; print(f)'
         """
         return "; ".join([*self._opening(), text])
+
+    def _in_one_call(self, recipe: Recipe, channel: str) -> Recipe:
+        """Return a case that the target takes without cutting its values, with the element that differs most."""
+        sizes = recipe.sizes
+        block = self.shapes.block(sizes.D, sizes.Dv)
+        if block is None or not self.takes(recipe):
+            return recipe
+        if block >= sizes.Dv:
+            return replace(recipe, sizes=replace(sizes, Dv=block))
+        try:
+            seen = self.see(recipe)
+        except Refused:
+            return replace(recipe, sizes=replace(sizes, Dv=block))
+        place = _place(seen.out, np.asarray(CONTRACT.expected(seen.built).out, np.float64))
+        start = place[3] // block * block if channel == "out" else 0
+        values = re.sub(r"(np\.eye\(\{\w+\}, \{Dv\})", rf"\1, {-start}", recipe.values) if start else recipe.values
+        return replace(recipe, sizes=replace(sizes, Dv=block), values=values)
 
     def _opening(self) -> list[str]:
         more = ["import ml_dtypes"] if self.dtype == "bfloat16" else []

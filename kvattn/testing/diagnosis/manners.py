@@ -133,6 +133,8 @@ def _laid_out(lab: Lab, case: Recipe) -> None:
 def _mates(lab: Lab, case: Recipe) -> None:
     """A sequence alone, and beside a mate whose scores are far larger, or NaN."""
     built = case.build()
+    if case.sizes.B == 1 or not lab.takes(replace(case, sizes=replace(case.sizes, B=1))):
+        return
     alone = lab.run(_first(built)).out.astype(np.float64)
     pick = "" if lab.see(case).lse is None else "[0]"
     for edit, mated in _with_mates(built, 100 if lab.dtype == "float16" else 3000):

@@ -88,7 +88,8 @@ def _shapes(lab: Lab) -> None:
         text = f"(r.random({shape}) < 0.5) | (np.arange({{S}}) == {{S}} - 1)"
         case: Recipe = lab.case(_SIZES, FLAT, mask=text)
         mask = seen_by(case.build().options["mask"])
-        full = np.broadcast_to(mask, (_SIZES.B, _SIZES.Hq, _SIZES.T, _SIZES.S))
+        size = case.sizes
+        full = np.broadcast_to(mask, (size.B, size.Hq, size.T, size.S))
         try:
             read = lab.support(case)
         except Refused:

@@ -31,7 +31,7 @@ def read_lengths(lab: Lab) -> None:
     >>> lab.findings[0].fault_class, lab.findings[0].parameters
     ('padding-positions', {'argument': 'lengths', 'extra': 1})
     """
-    cases = [lab.case(sizes, FLAT, lengths=LENGTHS) for sizes in _SIZES]
+    cases = [case for sizes in _SIZES for case in lab.each(sizes, FLAT, lengths=LENGTHS)]
     if read_sight(lab, "lengths", cases, _of(lab, "lengths")) and lab.can("causal", "lengths"):
         _corner(lab)
 
@@ -85,7 +85,7 @@ def _of(lab: Lab, name: str) -> list[Reading]:
 
 
 def _corner(lab: Lab) -> None:
-    cases = [lab.case(sizes, FLAT, causal="True", lengths=LENGTHS) for sizes in _SIZES]
+    cases = [case for sizes in _SIZES for case in lab.each(sizes, FLAT, causal="True", lengths=LENGTHS)]
 
     def placed(first: str) -> Reading:
         def sees(built: Built) -> Visible:
@@ -131,11 +131,10 @@ def read_starts(lab: Lab) -> None:
     >>> lab.findings[0].fault_class, lab.findings[0].parameters
     ('mask-dropped', {'argument': 'starts'})
     """
-    cases = [lab.case(sizes, FLAT, starts=STARTS) for sizes in _SIZES]
+    cases = [case for sizes in _SIZES for case in lab.each(sizes, FLAT, starts=STARTS)]
     if read_sight(lab, "starts", cases, _of(lab, "starts")) and lab.can("causal", "starts"):
-        cases = [
-            lab.case(sizes, FLAT, causal="True", starts=STARTS) for sizes in (_SIZES[0], Sizes(3, 4, 2, 6, 6, 12, 12))
-        ]
+        both = (_SIZES[0], Sizes(3, 4, 2, 6, 6, 12, 12))
+        cases = [case for sizes in both for case in lab.each(sizes, FLAT, causal="True", starts=STARTS)]
         names = ("causal", "starts")
         lost = [
             Reading("mask-dropped", {"argument": a, "with": [b]}, f"With {b}= {a} is lost", without(lab, a))

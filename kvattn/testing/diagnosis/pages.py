@@ -89,7 +89,9 @@ def read_pages(lab: Lab) -> None:
     ('paged-table', "the page before at each page's first slot")
     """
     cases = [
-        replace(lab.case(_SIZES, FLAT, RANDOM, lengths=text, block_table=TABLE), edits=(_BY_SLOT,)) for text in _LENGTHS
+        replace(case, edits=(_BY_SLOT,))
+        for text in _LENGTHS
+        for case in lab.each(_SIZES, FLAT, RANDOM, lengths=text, block_table=TABLE)
     ]
     read = [lab.see(case).out[:, 0, 0] for case in cases]  # [B, N · P]
     for n, name in enumerate(READINGS):

@@ -14,10 +14,18 @@ from kvattn.testing.diagnosis.readings import Reading, read_sight
 from kvattn.testing.diagnosis.recipe import FLAT, Built, Sizes
 from kvattn.typing import Visible
 
-KEYS = "np.array([[5, 6, 7, 0, 1, 2, 3, 4], [7, 0, 1, 2, 3, 4, 5, 6], [2, 0, 3, 1, 6, 7, 5, 4]])[:{B}, :{S}] + 2"
+_ROWS = "np.concatenate([np.array({rows})[:{{B}}], {first} + np.arange({{{n}}}) + np.zeros(({{B}}, 1), int)], 1)"
+
+
+def _text(rows: str, first: int, n: str) -> str:
+    """Rows for three sequences, and what follows them where a call is longer."""
+    return _ROWS.format(rows=rows, first=first, n=n) + f"[:, :{{{n}}}] + 2"
+
+
+KEYS = _text("[[5, 6, 7, 0, 1, 2, 3, 4], [7, 0, 1, 2, 3, 4, 5, 6], [2, 0, 3, 1, 6, 7, 5, 4]]", 8, "S")
 """Keys of three rings."""
 
-QUERIES = "np.array([[2, 3, 4], [5, 6, 7], [2, 4, 7]])[:{B}, :{T}] + 2"
+QUERIES = _text("[[2, 3, 4], [5, 6, 7], [2, 4, 7]]", 8, "T")
 """Queries that stand among them, those of the last sequence not in a row."""
 
 _SIZES = Sizes(3, 4, 2, 3, 8, 12, 12)
@@ -36,9 +44,9 @@ def read_positions(lab: Lab) -> None:
     """
     if not lab.can("causal", "q_positions"):
         return
-    cases = [lab.case(_SIZES, FLAT, causal="True", q_positions=QUERIES, k_positions=KEYS)]
+    cases = lab.each(_SIZES, FLAT, causal="True", q_positions=QUERIES, k_positions=KEYS)
     if lab.can("causal", "window", "q_positions"):
-        cases.append(lab.case(_SIZES, FLAT, causal="True", window="3", q_positions=QUERIES, k_positions=KEYS))
+        cases += lab.each(_SIZES, FLAT, causal="True", window="3", q_positions=QUERIES, k_positions=KEYS)
 
     def reading(fault_class: str, words: str, places: Callable[[Any, Any], tuple[Any, Any]]) -> Reading:
         def table(built: Built) -> Visible:

@@ -160,7 +160,7 @@ def read_prefix(lab: Lab) -> None:
     >>> lab.findings[0].parameters["reads"]
     'the prefix hidden'
     """
-    cases = [lab.case(sizes, FLAT, causal="True", prefix=PREFIX) for sizes in (_SQUARE, _LONG)]
+    cases = [case for sizes in (_SQUARE, _LONG) for case in lab.each(sizes, FLAT, causal="True", prefix=PREFIX)]
 
     def column(options: dict[str, Any], by: int = 0) -> Any:
         return np.asarray(options["prefix"])[:, None, None, None] + by
@@ -197,14 +197,14 @@ def read_prefix(lab: Lab) -> None:
         return
     for name, text in (("starts", STARTS), ("lengths", "np.minimum({S}, np.array([7, 2, 5])[:{B}])")):
         if lab.can("causal", "prefix", name):
-            case = lab.case(Sizes(3, 4, 2, 2, 9, 12, 12), FLAT, causal="True", prefix=PREFIX, **{name: text})
+            both = lab.each(Sizes(3, 4, 2, 2, 9, 12, 12), FLAT, causal="True", prefix=PREFIX, **{name: text})
             after = Reading(
                 "mask-compose",
                 {"order": "prefix after padding", "with": [name]},
                 f"The prefix is opened after {name}= has hidden the padding, which is seen again",
                 lambda built: lab.behaviour.visible(built) | (key_places(built) < column(built.options)),
             )
-            read_sight(lab, "prefix", [case], [after, *_lost(lab, "prefix", name)])
+            read_sight(lab, "prefix", both, [after, *_lost(lab, "prefix", name)])
 
 
 def _lost(lab: Lab, *names: str) -> list[Reading]:

@@ -100,12 +100,13 @@ def read_causal(lab: Lab) -> None:
         for anchor, shift in places:
             if fits(replace(lab.behaviour, anchor=anchor, shift=shift)):
                 by = f", moved by {shift}" if shift else ""
-                keys, due = int(read[0][0, 0, 0].sum()), _LONG.S - _LONG.T + 1
+                long = cases[0].sizes
+                keys, due = int(read[0][0, 0, 0].sum()), long.S - long.T + 1
                 lab.add(
                     "causal-align",
                     {"anchor": anchor, "shift": shift},
-                    f"The causal triangle is tied to the {anchor.replace('_', '-')} corner{by}: with T={_LONG.T},"
-                    f" S={_LONG.S} the first query sees {keys} keys, expected {due}"
+                    f"The causal triangle is tied to the {anchor.replace('_', '-')} corner{by}: with T={long.T},"
+                    f" S={long.S} the first query sees {keys} keys, expected {due}"
                     + (" (as torch's is_causal)." if anchor == "top_left" and not shift else "."),
                     cases[0] if anchor == "top_left" else cases[1],
                 )
@@ -140,7 +141,7 @@ def _name_odd_causal(lab: Lab, cases: list[Recipe], read: list[Visible]) -> None
         detail = "causal=True changes nothing: every query sees every key."
         lab.add("mask-dropped", {"argument": "causal"}, detail, cases[1])
         return
-    if agree(np.triu(np.ones((_SQUARE.T, _SQUARE.S), np.bool_)), read[1][0, 0]):
+    if agree(np.triu(np.ones(read[1].shape[2:], np.bool_)), read[1][0, 0]):
         lab.add("mask-polarity", {"argument": "causal"}, "causal=True hides the past and shows the future.", cases[1])
         return
     for group, of in product((2, 4, 8, 16, 3), ("rows of the call", "positions")):
@@ -181,15 +182,16 @@ def _read_tall(lab: Lab) -> None:
             detail = f"With T > S the causal triangle is tied to the {anchor.replace('_', '-')} corner."
             lab.add("causal-align", {"anchor": anchor, "when": "T > S"}, detail, case, kind="convention")
             return
-    offset = _TALL.S - _TALL.T
+    tall = case.sizes
+    offset = tall.S - tall.T
     for name, wrapped in (("unsigned", 2**32 + offset), ("absolute", -offset)):
-        table = np.arange(_TALL.S) <= np.arange(_TALL.T)[:, None] + wrapped
+        table = np.arange(tall.S) <= np.arange(tall.T)[:, None] + wrapped
         if agree(np.broadcast_to(table, read.shape), read):
-            detail = f"With T={_TALL.T}, S={_TALL.S} the offset S - T = {offset} is taken {name}: later keys are seen."
+            detail = f"With T={tall.T}, S={tall.S} the offset S - T = {offset} is taken {name}: later keys are seen."
             lab.add("causal-align", {"when": "T > S", "offset": name}, detail, case)
             return
     parameters, words = describe(lab.behaviour.visible(case.build()), read)
-    lab.add("causal-align", {"when": "T > S", **parameters}, f"With T={_TALL.T}, S={_TALL.S}, {words}.", case)
+    lab.add("causal-align", {"when": "T > S", **parameters}, f"With T={tall.T}, S={tall.S}, {words}.", case)
 
 
 def read_window(lab: Lab) -> None:

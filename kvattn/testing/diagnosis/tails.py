@@ -37,12 +37,25 @@ def read_tails(lab: Lab) -> None:
     if any(finding.parameters.get("property") == "uninitialised memory" for finding in lab.findings):
         return
     for axis in ("keys", "queries", "channels"):
-        wrong = [n for n in EDGES if not _fine(lab, _case(lab, axis, n), axis)]
-        if len(wrong) > len(EDGES) // 2 and _tile(wrong)[1] is None:
+        edges = [n for n in _edges(lab, axis) if _takes(lab, axis, n)]
+        wrong = [n for n in edges if not _fine(lab, _case(lab, axis, n), axis)]
+        if len(wrong) > len(edges) // 2 and _tile(wrong, edges)[1] is None:
             return  # not the tail: every call
         if wrong:
-            _tell(lab, axis, wrong)
+            _tell(lab, axis, wrong, edges)
             return
+
+
+def _edges(lab: Lab, axis: str) -> list[int]:
+    """Numbers to try, with the head dimensions that the target takes."""
+    widths = lab.shapes.head_dims if axis == "channels" and lab.shapes.head_dims is not None else ()
+    return sorted({*EDGES, *(n for n in widths if len(widths) < 9 and n <= EDGES[-1])})
+
+
+def _takes(lab: Lab, axis: str, n: int) -> bool:
+    case = _case(lab, axis, n)
+    letter = {"keys": "S", "queries": "T", "channels": "D"}[axis]
+    return lab.takes(case) and getattr(case.sizes, letter) == n
 
 
 def _case(lab: Lab, axis: str, n: int) -> Recipe:
@@ -56,7 +69,7 @@ def _case(lab: Lab, axis: str, n: int) -> Recipe:
         f"({last.replace('{H}', '{Hkv}').replace('{T}', '{S}')}) * np.arange({{S}})[:, None]",
     )
     case = lab.case(Sizes(1, 1, 1, 1, 3, n, 4), (scores[0], scores[1].replace("np.sqrt({D})", "1.0")))
-    return replace(case, sizes=replace(case.sizes, D=n))
+    return replace(case, sizes=lab.shapes.fit(replace(case.sizes, D=n), columns=case.sizes.Dv))
 
 
 def _expected(lab: Lab, case: Recipe) -> NDArray[np.float64]:
@@ -72,8 +85,9 @@ def _fine(lab: Lab, case: Recipe, axis: str) -> bool:
     try:
         read = lab.weights(case)
     except Refused as refused:
-        note = f"Some numbers of {axis} are refused: {refused}"
-        lab.notes.extend([note] if note not in lab.notes else [])
+        note = f"Some numbers of {axis} are refused: "
+        if not any(known.startswith(note) for known in lab.notes):
+            lab.notes.append(f"{note}{refused}")
         return True
     want = _expected(lab, case)
     if case.sizes.S * FORMATS[lab.dtype].roundoff > 1:  # a running total of ones may stand still: rounding, no tail
@@ -82,9 +96,9 @@ def _fine(lab: Lab, case: Recipe, axis: str) -> bool:
     return bool((np.abs(read - want) <= max(close, 1e-9)).all())
 
 
-def _tile(wrong: list[int]) -> tuple[int, int | str | None]:
+def _tile(wrong: list[int], edges: list[int]) -> tuple[int, int | str | None]:
     """Return the largest tile, and what is left over, at which the numbers from the first on are the wrong ones."""
-    later = [n for n in EDGES if n >= wrong[0]]
+    later = [n for n in edges if n >= wrong[0]]
     for tile in reversed(TILES):
         if wrong == [n for n in later if n % tile == wrong[0] % tile]:
             return tile, wrong[0] % tile
@@ -94,8 +108,8 @@ def _tile(wrong: list[int]) -> tuple[int, int | str | None]:
     return next((tile for tile in reversed(TILES) if tile <= wrong[0]), TILES[0]), None
 
 
-def _tell(lab: Lab, axis: str, wrong: list[int]) -> None:
-    tile, rest = _tile(wrong)
+def _tell(lab: Lab, axis: str, wrong: list[int], edges: list[int]) -> None:
+    tile, rest = _tile(wrong, edges)
     case = _case(lab, axis, wrong[0])
     read, want = lab.weights(case), _expected(lab, case)
     b, h, t, j = (

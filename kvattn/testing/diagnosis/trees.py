@@ -15,7 +15,7 @@ from kvattn.testing.diagnosis.readings import Reading, read_sight, without
 from kvattn.testing.diagnosis.recipe import FLAT, Built, Sizes
 from kvattn.typing import Visible
 
-PARENTS = "np.array([-1, 0, 0, 1, -1, 4, 2])[:{T}]"
+PARENTS = "np.append([-1, 0, 0, 1, -1, 4, 2], np.arange(6, 6 + {T}))[:{T}]"
 """Two roots, siblings, a cousin line."""
 
 _SIZES = (Sizes(2, 4, 2, 7, 11, 14, 14), Sizes(2, 4, 2, 5, 5, 14, 14))

@@ -42,7 +42,8 @@ def read_weights(lab: Lab) -> None:
     """
     _read_widths(lab)
     slopes, maps = [], []
-    for wanted in _SIZES:
+    first, second = _SIZES
+    for wanted in (first, replace(second, D=lab.shapes.other_width(lab.case(first, MILD).sizes.D, second.D))):
         recipe = lab.case(wanted, MILD)
         sizes = recipe.sizes
         if not _all_seen(lab, lab.case(sizes, FLAT)):
@@ -81,7 +82,7 @@ def _read_widths(lab: Lab) -> None:
         lab.see(case)
     except Refused as refused:
         lab.see(replace(case, sizes=replace(case.sizes, Dv=case.sizes.D)))
-        lab.same_width = True
+        lab.shapes = replace(lab.shapes, equal_head_dims=True)
         lab.notes.append(f"Values that are not as wide as the keys are refused: {refused}")
 
 
@@ -158,7 +159,7 @@ def read_given_scale(lab: Lab) -> None:
     >>> lab.findings[0].parameters["used"]
     'ignored'
     """
-    own = lab.behaviour.used_scale(_SIZES[0], None)
+    own = lab.behaviour.used_scale(lab.case(_SIZES[0], MILD).sizes, None)
     read = []
     for given in (0.31, 0.13):
         recipe = lab.case(_SIZES[0], MILD, scale=repr(given))
@@ -186,7 +187,7 @@ def read_given_scale(lab: Lab) -> None:
     except Refused as refused:
         lab.notes.append(f"scale=0.0 is refused: {refused}")
         return
-    if not np.allclose(weights, 1 / _SIZES[0].S, atol=lab.sharp):
+    if not np.allclose(weights, 1 / nought.sizes.S, atol=lab.sharp):
         lab.add(
             "scale",
             {"argument": "scale", "given": 0.0, "used": "ignored"},
