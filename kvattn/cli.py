@@ -16,7 +16,7 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from kvattn.errors import DamagedError, KvattnError
+from kvattn.errors import ArgumentError, DamagedError, KvattnError
 
 _EXAMPLES = """\
 examples:
@@ -62,14 +62,10 @@ examples:
 """
 
 
-class _UsageError(Exception):
-    """The words cannot be understood, or do not go together."""
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        raise _UsageError(message)
+        raise ArgumentError(message)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -188,7 +184,7 @@ def _told(error: Exception) -> tuple[int, str]:
     """The exit code of an exception, and the sentence that goes with it."""
     if isinstance(error, DamagedError):
         return 4, str(error)
-    if isinstance(error, KvattnError | _UsageError):
+    if isinstance(error, KvattnError):
         return 2, str(error)
     if isinstance(error, OSError):  # a folder that cannot be written, a disk that is full
         return 2, str(error) if error.filename is None else f"{error.filename} must be usable, got {error.strerror}"
@@ -218,7 +214,7 @@ def _quiet() -> Iterator[None]:
             os.dup2(2, 1)
         yield
     except SystemExit as left:
-        raise _UsageError(f"target must stay in the program, got an exit with code {left.code}") from left
+        raise ArgumentError(f"target must stay in the program, got an exit with code {left.code}") from left
     finally:
         with suppress(OSError, AttributeError):  # what C holds back until the program ends
             ctypes.CDLL("ucrtbase" if os.name == "nt" else None).fflush(None)
@@ -269,7 +265,7 @@ def _check(options: argparse.Namespace) -> int:
     show = _progress()
     if options.target is None:
         if options.write_test is not None:
-            raise _UsageError("--write-test needs a target, got none")
+            raise ArgumentError("--write-test needs a target, got none")
         return _check_installation(options, show)
     from kvattn.testing.cache_checking import load_cache
 
@@ -287,7 +283,7 @@ def _check(options: argparse.Namespace) -> int:
         with _quiet():
             loaded = load(options.target)
         if not isinstance(loaded, Target):
-            raise _UsageError("--write-test needs attention, f(q, k, v, …), got a rotation or a layer")
+            raise ArgumentError("--write-test needs attention, f(q, k, v, …), got a rotation or a layer")
         from kvattn.testing.writing import new_file
 
         written = new_file(loaded, options.write_test)
@@ -308,7 +304,7 @@ def _check_cache(options: argparse.Namespace, adapter: Any, show: Callable[[str]
     from kvattn.testing.cache_checking import check_cache
 
     if options.write_test is not None:
-        raise _UsageError("--write-test needs a function, got a cache; derive a class from CacheMachine for one")
+        raise ArgumentError("--write-test needs a function, got a cache; derive a class from CacheMachine for one")
     drawn = 40 if options.cases is None else options.cases
     with _quiet():
         report = check_cache(adapter, name=options.target, seed=options.seed, drawn=drawn, progress=show)
