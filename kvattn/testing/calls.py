@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kvattn.testing.arithmetic import Arithmetic
     from kvattn.testing.diagnosis.behaviour import Behaviour
     from kvattn.testing.diagnosis.recipe import Built, Recipe
+    from kvattn.testing.tolerance import Bounds
     from kvattn.typing import Array, Attended, Visible
 
 
@@ -132,6 +133,44 @@ class Call:
 
         return (Behaviour() if behaviour is None else behaviour).expected(self._built)
 
+    def bounds(self, arithmetic: "Arithmetic | None" = None, behaviour: "Behaviour | None" = None) -> "Bounds":
+        """Return how far from `expected` a function may be, by `kvattn.testing.tolerance`.
+
+        Parameters
+        ----------
+        arithmetic
+            Number formats of the function; plain arithmetic in the dtype of the call if None.
+        behaviour
+            Conventions of the function, as a check has found them; the contract's if None.
+
+        Examples
+        --------
+        >>> from kvattn.testing.diagnosis.recipe import Recipe, Sizes
+        >>> bool((Call(Recipe(Sizes())).bounds().worst < 1e-13).all())
+        True
+        """
+        import numpy as np
+
+        from kvattn.testing.arithmetic import Arithmetic
+        from kvattn.testing.diagnosis.behaviour import Behaviour, sizes_of
+        from kvattn.testing.diagnosis.places import dense
+        from kvattn.testing.tolerance import bounds
+
+        ways = Behaviour() if behaviour is None else behaviour
+        built, sizes = dense(self._built), sizes_of(self._built)
+        bias, options = ways.bias(built), built.options
+        return bounds(
+            built.q,
+            built.k[:, ways.heads("key", sizes.Hq, sizes.Hkv)],
+            built.v[:, ways.heads("value", sizes.Hq, sizes.Hkv)],
+            arithmetic=Arithmetic(self.recipe.dtype) if arithmetic is None else arithmetic,
+            visible=ways.visible(built),
+            scale=ways.used_scale(sizes, options.get("scale")),
+            softcap=options.get("softcap"),
+            bias=None if bias is None else np.where(np.isneginf(bias), 0, bias),
+            sinks=options.get("sinks"),
+        )
+
     def must_agree(
         self, found: Any, *, arithmetic: "Arithmetic | None" = None, behaviour: "Behaviour | None" = None
     ) -> None:
@@ -162,23 +201,8 @@ class Call:
         """
         import numpy as np
 
-        from kvattn.testing.arithmetic import Arithmetic
-        from kvattn.testing.diagnosis.behaviour import Behaviour, sizes_of
-        from kvattn.testing.tolerance import bounds
-
-        built, ways = self._built, Behaviour() if behaviour is None else behaviour
-        options = built.options
-        near = bounds(
-            *built[:3],
-            arithmetic=Arithmetic(self.recipe.dtype) if arithmetic is None else arithmetic,
-            visible=ways.visible(built),
-            scale=ways.used_scale(sizes_of(built), options.get("scale")),
-            softcap=options.get("softcap"),
-            bias=options.get("bias"),
-            sinks=options.get("sinks"),
-        )
+        near, wanted = self.bounds(arithmetic, behaviour), self.expected(behaviour)
         out, lse = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
-        wanted = self.expected(ways)
         for name, got, right, most in (("out", out, wanted.out, near.worst), ("lse", lse, wanted.lse, near.lse_worst)):
             if got is None:
                 continue
