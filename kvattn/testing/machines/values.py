@@ -161,7 +161,7 @@ class ValuesMachine(RuleBasedStateMachine):
         self.stores = [
             Store(PrefixTrie.start(budget=1 << 40), 1, True),
             Store(PrefixBlocks.start(block=2, budget=1 << 40), 2, True),
-            Store(PrefixTrie.start(budget=3_000), 1, False),
+            Store(PrefixTrie.start(budget=1_000), 1, False),
         ]
         for _ in range(min(3, 1 + len(self.storages))):
             self._appended(self._started(data), data)
@@ -262,7 +262,7 @@ class ValuesMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def truncate(self, data: st.DataObject) -> None:
-        """Go back to nothing, by one, by about a window or a page, by nothing; too far, or to less than nothing."""
+        """Go back to nothing, by one, by about a window or a page, by nothing, or too far; perhaps go on at once."""
         value = self._drawn(data)
         kind, cache, lines = value.kind, value.cache, value.lines
         lengths = []
@@ -274,6 +274,8 @@ class ValuesMachine(RuleBasedStateMachine):
         each = data.draw(st.booleans(), label="each")
         if not each:
             lengths = [min(lengths)] * len(lines)
+        if data.draw(st.integers(0, 7), label="to nothing") == 7:  # all at once: some storages go no other way back
+            lengths = [0] * len(lines)
         self._did("truncate", kind)
         verdicts = [self._returns(value, line, n) for line, n in zip(lines, lengths, strict=True)]
         try:
@@ -292,6 +294,8 @@ class ValuesMachine(RuleBasedStateMachine):
             for b, n in enumerate(lengths):
                 missed = sees(n) - {n} - set(part.remembered(b).tolist())
                 must(not missed, f"the query at {n} misses slots {sorted(missed)}: lost")
+        if data.draw(st.booleans(), label="append at once"):
+            self._appended(child, data)
         del child
 
     @staticmethod
