@@ -31,8 +31,10 @@ from kvattn.testing.cache_diagnosis.scripts import (
     smaller,
     undeclared,
 )
+from kvattn.testing.cache_diagnosis.storing import Stored, read_formats
 from kvattn.testing.conformance import CacheAdapter, CacheFault, Capabilities, Session
 from kvattn.testing.diagnosis.finding import Finding
+from kvattn.testing.formats import format_of
 
 Told = TypeVar("Told")
 
@@ -141,7 +143,7 @@ def check_cache(
     Raises
     ------
     ArgumentError
-        What is no adapter.
+        What is no adapter, or promises no number format.
 
     Examples
     --------
@@ -154,6 +156,8 @@ def check_cache(
     if missing:
         raise ArgumentError(f"adapter must have {', '.join(METHODS)} and capabilities, got none called {missing[0]}")
     can = adapter.capabilities
+    if can.store:
+        format_of(can.store)
     every = list(dict.fromkeys(scripts_of(can, seed, drawn)))
     again = _run(adapter, every[0]) is None and _run(adapter, every[0])
     if again:
@@ -169,10 +173,11 @@ def check_cache(
     findings: list[Finding] = []
     notes: list[str] = []
     progress("sizes")
-    sizes = _read(adapter, read_sizes)
-    notes += [
-        f"{one.field} comes back with a relative error of 2**{math.log2(one.error):.1f}" for one in sizes if one.error
-    ]
+    sizes, formats = _read(adapter, read_sizes), _read(adapter, read_formats)
+    notes += [f"{one.field} comes back {one.words}" for one in formats if one.explained and one.formats]
+    known = {one.field for one in formats if one.explained}
+    errors = [(one.field, math.log2(one.error)) for one in sizes if one.error and one.field not in known]
+    notes += [f"{name} comes back with a relative error of 2**{error:.1f}" for name, error in errors]
     if failures:
         progress("naming")
         findings += _named(adapter, every, failures)
@@ -187,12 +192,13 @@ def check_cache(
         elif wrong:
             failures += wrong
             findings.append(_of_odd(what, *wrong[0], told[0]))
-    scales = _read(adapter, read_scales)
-    resized = {one.field: _of_sizes(one) for one in scales if isinstance(one, Sizes)}
-    resized |= {one.field: _of_sizes(one) for one in sizes if one.wrong}
-    resized |= {one.field: _of_scale(one) for one in scales if isinstance(one, Kept)}
-    if resized and all(f.parameters.get("failure") == "mangled row" for f in findings):
-        findings, notes = [resized[field] for field in sorted(resized)], []
+    numbers = _of_numbers(formats, can.store, sizes, _read(adapter, read_scales))
+    explained = {"mangled row", "lost row"} if any(one.read_as for one in formats) else {"mangled row"}
+    if any(f.parameters.get("failure") not in explained for f in findings):
+        numbers = [one for one in numbers if one.fault_class == "cache-dtype"]  # others may come of the other fault
+        findings += numbers
+    elif numbers:
+        findings, notes = numbers, []
     return CacheReport(
         name or type(adapter).__name__,
         tuple(findings),
@@ -384,6 +390,42 @@ def _of_scale(kept: Kept) -> Finding:
     parameters = {"field": kept.field, "scale": kept.scale, "shared": kept.shared}
     parameters["older" if kept.effect == "grown" else "newest"] = kept.effect
     return Finding("quantised-kv", "fault", parameters, words, "read_scales(adapter)")
+
+
+def _of_format(stored: Stored, promised: str) -> Finding | None:
+    what = "Keys" if stored.field == "k" else "Values"
+    parameters: dict[str, Any] = {"field": stored.field}
+    if stored.explained and stored.read_as:
+        parameters |= {"formats": list(stored.formats), "read_as": stored.read_as}
+        return Finding("cache-dtype", "fault", parameters, f"{what} come back {stored.words}.", "read_formats(adapter)")
+    if not promised:
+        return None
+    parameters["promised"] = promised
+    words = f"{what} are promised in {promised} and come back {stored.words}."
+    if not stored.explained:
+        parameters = {"failure": "other numbers", **parameters}
+        return Finding("unclassified", "fault", parameters, words, "read_formats(adapter)")
+    if stored.cut or stored.formats != (() if promised == stored.given else (promised,)):
+        parameters["formats"] = list(stored.formats or (stored.given,))
+        parameters |= {"rounding": "towards 0"} if stored.cut else {}
+    elif promised == stored.given and stored.dtype != promised:
+        parameters["dtype"] = stored.dtype
+        words = f"{what} are given in {stored.given} and come back in {stored.dtype}."
+    else:
+        return None
+    return Finding("cache-dtype", "fault", parameters, words, "read_formats(adapter)")
+
+
+def _of_numbers(
+    formats: Sequence[Stored], promised: str, sizes: Sequence[Sizes], scales: Sequence[Kept | Sizes]
+) -> list[Finding]:
+    """One finding for each field: bits of another format, else a scale, else sizes, else a format."""
+    found = {one.field: told for one in formats if (told := _of_format(one, promised))}
+    if not any(one.read_as for one in formats):
+        found |= {one.field: _of_sizes(one) for one in scales if isinstance(one, Sizes)}
+        found |= {one.field: _of_sizes(one) for one in sizes if one.wrong}
+        found |= {one.field: _of_scale(one) for one in scales if isinstance(one, Kept)}
+    return [found[field] for field in sorted(found)]
 
 
 def replay(adapter: CacheAdapter, steps: str) -> None:

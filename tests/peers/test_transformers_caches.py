@@ -27,7 +27,8 @@ from kvattn.interop.transformers_caches import (  # noqa: E402 -- it skips witho
     static,
 )
 from kvattn.testing.cache_checking import check_cache  # noqa: E402
-from kvattn.testing.conformance import CacheAdapter, CacheFault, Session  # noqa: E402
+from kvattn.testing.cache_diagnosis.storing import read_formats  # noqa: E402
+from kvattn.testing.conformance import CacheAdapter, CacheFault, Capabilities, Session  # noqa: E402
 from kvattn.testing.machines import CacheMachine  # noqa: E402
 from tests.interop.cache_table import ROWS, TRANSFORMERS, H, printed  # noqa: E402
 
@@ -142,6 +143,13 @@ def test_a_check_has_no_false_alarm(name: str) -> None:
     report = check_cache(HOLDING[name][-1], drawn=2)
     assert report.verdict == "pass", str(report)
     assert bool(report.notes) == (name == "QuantizedCache, fp8")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_dynamic_cache_keeps_the_format_of_its_rows(dtype: str) -> None:
+    told = list(read_formats(replace(dynamic(), capabilities=Capabilities(store=dtype))))
+    assert [(one.formats, one.dtype) for one in told] == [((), dtype)] * 2
+    assert [one.explained for one in told] == [True, True]
 
 
 def test_a_scale_that_is_frozen_after_the_first_update_is_told() -> None:

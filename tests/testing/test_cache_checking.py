@@ -11,7 +11,7 @@ import pytest
 from kvattn.errors import ArgumentError
 from kvattn.testing.cache_checking import CacheReport, check_cache, load_cache, replay
 from kvattn.testing.conformance import CacheFault, Capabilities, PagedAdapter, Seen, Session
-from kvattn.testing.planted_caches import PlantedCache, PlantedPages
+from kvattn.testing.planted_caches import PlantedCache, PlantedFormats, PlantedPages, PlantedScales
 
 
 def test_the_smallest_script_fails_again() -> None:
@@ -78,6 +78,31 @@ def test_a_source_that_grows_is_seen() -> None:
     Session(PlantedCache(source=True)).follow("start 2, append 3, append 2")
     with pytest.raises(CacheFault, match="row out of sight: behind the 3 keys of the source comes Name"):
         Session(PlantedCache(source=True, source_grows=True)).follow("start 2, append 3, append 2")
+
+
+def test_a_format_is_told_beside_another_fault() -> None:
+    """Bits say what numbers became, whatever became of the order; sizes might be wrong because of it."""
+
+    class Both(PlantedFormats):
+        def select(self, cache: Any, indices: Sequence[int]) -> Any:
+            return cache if len(indices) == len(cache[0]) else super().select(cache, indices)
+
+    found = [finding.fault_class for finding in check_cache(Both("float32", ("float16",)), drawn=0).findings]
+    assert found[-2:] == ["cache-dtype"] * 2
+    assert len(found) > 2
+
+
+def test_numbers_that_no_format_explains_are_no_named_fault() -> None:
+    class Promised(PlantedScales):
+        capabilities = Capabilities(store="float32")
+
+    found = check_cache(Promised(), drawn=0).findings
+    assert [(one.fault_class, one.parameters["failure"]) for one in found] == [("unclassified", "other numbers")] * 2
+
+
+def test_a_promise_of_no_format_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"format must be one of .*, got float17"):
+        check_cache(PlantedFormats("float17"))
 
 
 @dataclass

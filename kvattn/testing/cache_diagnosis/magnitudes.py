@@ -98,7 +98,7 @@ def read_sizes(adapter: CacheAdapter) -> Iterator[Sizes]:
     if most < 2:
         return
     k, v = written(tokens=most)
-    for name, got, wanted in fetched(adapter, k, v):
+    for name, got, wanted, _ in fetched(adapter, k, v):
         yield _sizes(name, got, wanted)
 
 
@@ -113,7 +113,7 @@ def fitting(adapter: CacheAdapter, tokens: int) -> int:
     return min(n for n in (part.window, adapter.capabilities.capacity, tokens) if n is not None)
 
 
-def fetched(adapter: CacheAdapter, k: Array, v: Array) -> Iterator[tuple[str, Array, Array]]:
+def fetched(adapter: CacheAdapter, k: Array, v: Array) -> Iterator[tuple[str, Array, Array, str]]:
     """Append all rows but the newest, then that one; what comes back of both fields, beside what was written.
 
     Parameters
@@ -126,13 +126,14 @@ def fetched(adapter: CacheAdapter, k: Array, v: Array) -> Iterator[tuple[str, Ar
     Yields
     ------
     tuple
-        ``"k"`` or ``"v"``, what came, what was written, for as long as every row comes; a source has no newest row.
+        ``"k"`` or ``"v"``, what came, as float64, what was written, and the dtype of what came, for as long as every
+        row comes; a source has no newest row.
 
     Examples
     --------
     >>> from kvattn.testing.conformance import PagedAdapter
-    >>> [(name, bool((got == sent).all())) for name, got, sent in fetched(PagedAdapter(), *written(tokens=3))]
-    [('k', True), ('v', True)]
+    >>> [(name, bool((got == sent).all()), of) for name, got, sent, of in fetched(PagedAdapter(), *written(tokens=3))]
+    [('k', True, 'float32'), ('v', True, 'float32')]
     """
     part = adapter.capabilities.parts[0]
     cache = adapter.start(2)
@@ -153,7 +154,7 @@ def fetched(adapter: CacheAdapter, k: Array, v: Array) -> Iterator[tuple[str, Ar
             got = got[:, :, [places[p] for p in range(wanted.shape[2])]]
         if got.shape != wanted.shape or not got.any(axis=-1).all():
             return  # rows that are lost have no size
-        yield name, got, wanted
+        yield name, got, wanted, np.asarray(found).dtype.name
 
 
 def _sizes(name: str, got: Array, wanted: Array) -> Sizes:

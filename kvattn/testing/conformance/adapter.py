@@ -82,6 +82,10 @@ class Capabilities:
         A copy can be made that shares nothing that changes.
     recovers
         A refusal leaves the cache as it was; where it does not, the cache is not used any more.
+    store
+        Number format in which rows must come back, by a name of `kvattn.testing.formats.FORMATS`: rows are given in it
+        where NumPy has it, and else in float32, to be rounded to it once.  Empty: what becomes of float32 is told and
+        not judged.
     untried
         What is known to be silently wrong and is left out: ``"rollback"`` (beyond what is declared), ``"select"``,
         ``"resize"``, ``"overflow"``, ``"many"``, ``"none"``, ``"negative"``, ``"oversize"`` (rollbacks), ``"scale"``
@@ -97,6 +101,7 @@ class Capabilities:
     resize: bool = True
     branch: bool = True
     recovers: bool = True
+    store: str = ""
     untried: frozenset[str] = frozenset()
 
 
