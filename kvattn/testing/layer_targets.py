@@ -3,11 +3,13 @@
 The contract, with weights as arguments, so that a check may choose them::
 
     layer(x, *, w_q, w_k, w_v, w_o, heads, kv_heads, q_norm=None, k_norm=None,
-          positions=None, valid=None, cache=None) -> y,   or (y, cache) if it takes cache
+          own_k=None, own_v=None, positions=None, valid=None, cache=None) -> y,   or (y, cache) if it takes cache
 
 Only ``x`` and what the layer needs must be taken.  ``x [B, T, M]``; ``w_q [M, Hq·D]``, ``w_k [M, Hkv·D]``,
 ``w_v [M, Hkv·D]``, ``w_o [Hq·D, M]`` multiply from the right, head h owns columns ``h·D .. (h+1)·D - 1``;
-``q_norm``, ``k_norm`` ``[D]`` are the weights of norms of queries and keys; ``positions [B, T]`` are integers, with
+``q_norm``, ``k_norm`` ``[D]`` are the weights of norms of queries and keys; a layer that takes ``own_k``, ``own_v``, of
+the shapes of ``w_k`` and ``w_v``, says that it shares another layer's keys and values: those are made with ``w_k`` and
+``w_v``, and its own matrices are left unused; ``positions [B, T]`` are integers, with
 several coordinates ``[A, B, T]``; ``valid [B, T]`` is False for padding, at the left or at the right;
 ``cache`` is None in a first call and what the last call returned in a later one.
 
@@ -45,7 +47,10 @@ from kvattn.typing import Array
 from kvattn.variants.compressed.latent import Absorbed, Expanded
 from kvattn.variants.compressed.latent_projections import LatentProjections
 
-KEYWORDS = ("w_q", "w_k", "w_v", "w_o", "heads", "kv_heads", "q_norm", "k_norm", "positions", "valid", "cache")
+MATRICES = ("w_q", "w_k", "w_v", "w_o", "q_norm", "k_norm", "own_k", "own_v")
+"""The weights among them."""
+
+KEYWORDS = (*MATRICES[:4], "heads", "kv_heads", *MATRICES[4:], "positions", "valid", "cache")
 """Every keyword of the contract."""
 
 EXPECTED = f"expected layer(x, *, {', '.join(KEYWORDS)}) with any subset of these keywords"
@@ -75,6 +80,8 @@ class Weights:
     kv_heads: int
     q_norm: Array | None = None
     k_norm: Array | None = None
+    own_k: Array | None = None
+    own_v: Array | None = None
 
     def __post_init__(self) -> None:
         if integer("heads", self.heads, 1) % integer("kv_heads", self.kv_heads, 1):
@@ -90,10 +97,11 @@ class Weights:
         for name, shape in wanted.items():
             if np.shape(getattr(self, name)) != shape:
                 raise ShapeError(f"{name} must have shape {shape}, got {np.shape(getattr(self, name))}")
-        for name in ("q_norm", "k_norm"):
+        row, matrix = (width,), wanted["w_k"]
+        for name, shape in {"q_norm": row, "k_norm": row, "own_k": matrix, "own_v": matrix}.items():
             given = getattr(self, name)
-            if given is not None and np.shape(given) != (width,):
-                raise ShapeError(f"{name} must have shape {(width,)}, got {np.shape(given)}")
+            if given is not None and np.shape(given) != shape:
+                raise ShapeError(f"{name} must have shape {shape}, got {np.shape(given)}")
 
     @property
     def width(self) -> int:
@@ -201,7 +209,7 @@ class LayerTarget:
             The output, and the cache or None.
         """
         given: dict[str, Any] = {}
-        for name in ("w_q", "w_k", "w_v", "w_o", "q_norm", "k_norm"):
+        for name in MATRICES:
             if name in self.features:
                 value = getattr(weights, name)
                 given[name] = None if value is None else np.array(value, x.dtype)
@@ -241,7 +249,7 @@ def layer_target_of(function: Callable[..., Any], name: str | None = None, setup
     >>> layer_target_of(lambda x, *, w_q, w_k, w_v, heads: x)
     Traceback (most recent call last):
     kvattn.errors.ArgumentError: target must take every matrix, got none for w_o; expected layer(x, *, w_q, w_k, w_v, \
-w_o, heads, kv_heads, q_norm, k_norm, positions, valid, cache) with any subset of these keywords
+w_o, heads, kv_heads, q_norm, k_norm, own_k, own_v, positions, valid, cache) with any subset of these keywords
     """
     parameters = _parameters(function)
     weights = getattr(function, "weights", None)

@@ -8,7 +8,7 @@ fault.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,11 @@ class PlantedLayer:
         those that are right.
     keeps_given
         Whether positions that are given are used as they are in a later call.
+    own
+        Of a layer that shares another's keys and values: what its own matrices make, both in a ``"first"`` call or
+        ``"always"``, ``"keys"`` or ``"values"``; nothing if empty.
+    offset_after
+        Where no positions are given, queries stand after the tokens of the call.
     part_sees
         As ``sees`` in a later call, with rows counted over all tokens, and the row at which the call begins.
     remembers
@@ -148,6 +153,8 @@ class PlantedLayer:
     pads: Callable[[Any], Any] = field(default_factory=lambda: _pads)
     part: Callable[[Any, int, Any], Any] = field(default_factory=lambda: _part)
     keeps_given: bool = False
+    own: Literal["", "first", "always", "keys", "values"] = ""
+    offset_after: bool = False
     part_sees: Callable[[int, int, int], bool] = field(default_factory=lambda: _part_sees)
     remembers: bool = True
     counts_pads: tuple[bool, bool] = (False, False)
@@ -197,6 +204,32 @@ class PlantedLayer:
         """
         return self.step(x, (w_q, w_k, w_v, w_o), (heads, kv_heads), (q_norm, k_norm), positions, valid, cache)
 
+    def sharing(
+        self,
+        x: Array,
+        *,
+        w_q: Array,
+        w_k: Array,
+        w_v: Array,
+        w_o: Array,
+        heads: int,
+        kv_heads: int,
+        own_k: Array,
+        own_v: Array,
+        positions: NDArray[np.int64] | None = None,
+        valid: NDArray[np.bool_] | None = None,
+        cache: Any = None,
+    ) -> tuple[Array, Any]:
+        """Attend to the keys and values of another layer, which are made with ``w_k`` and ``w_v``.
+
+        >>> one = np.ones((1, 1))
+        >>> given = {"w_q": one, "w_k": one, "w_v": one, "w_o": one, "heads": 1, "kv_heads": 1}
+        >>> PlantedLayer(own="first").sharing(one[None], **given, own_k=one, own_v=2 * one)[0]
+        array([[[2.]]])
+        """
+        weights, norms = (w_q, w_k, w_v, w_o), (None, None)
+        return self.step(x, weights, (heads, kv_heads), norms, positions, valid, cache, (own_k, own_v))
+
     def step(
         self,
         x: Array,
@@ -206,6 +239,7 @@ class PlantedLayer:
         positions: NDArray[np.int64] | None,
         valid: NDArray[np.bool_] | None,
         cache: Any,
+        own: tuple[Array, ...] = (),
     ) -> tuple[Array, Any]:
         """Attend with new tokens and a cache ``(k, v, valid, positions)``, or None.
 
@@ -222,17 +256,15 @@ class PlantedLayer:
         begin = 0 if cache is None else cache[0].shape[2]
         held = np.ones((batch, new), np.bool_) if valid is None else valid
         at = self._places(begin, new, held, positions, cache)
-        if self.norm and self.norm_before:
-            q, k = self._normed(q, k, norms)
-        if self.rotate is not None:
-            q, k = self.rotate(q, k, at)
-            v = self.rotate(q, v, at)[1] if self.rotates_values else v
-        if self.norm and not self.norm_before:
-            q, k = self._normed(q, k, norms)
+        late = new if self.offset_after and positions is None else 0
+        own_k, own_v = self._own(x, own, (k, v), hkv, cache is None)
+        source = list(self._bent(q, k, v, at, late, norms)[1:])
+        q, k, v = self._bent(q, own_k, own_v, at, late, norms)
         at = at if at.ndim == 2 else at[0]
         all_at = at
         if cache is not None:
             k, v = np.concatenate([cache[0], k], 2), np.concatenate([cache[1], v], 2)
+            source = [np.concatenate(pair, 2) for pair in zip(cache[:2], source, strict=True)]
             held, all_at = np.concatenate([cache[2], held], 1), np.concatenate([cache[3], at], 1)
         visible = held if held.all() else self.pads(held)
         tilt = np.zeros(hq) if self.slopes is None else np.asarray(self.slopes(hq))
@@ -258,7 +290,8 @@ class PlantedLayer:
                 weight = weight * (self.random.random(weight.shape) >= self.dropout) / (1 - self.dropout)
             mixed[b, h, t] = weight @ v[b, self.value_head(h, hq, hkv), keys]
         joined = mixed.transpose(self.rows).reshape(batch, new, hq * width)
-        return self.project(joined, weights[3]).astype(x.dtype), (k, v, held, all_at)
+        kept = source if self.own == "first" else (k, v)
+        return self.project(joined, weights[3]).astype(x.dtype), (*kept, held, all_at)
 
     def _places(self, begin: int, new: int, held: Any, positions: Any, cache: Any) -> Any:
         batch = held.shape[0]
@@ -271,6 +304,26 @@ class PlantedLayer:
                 right = begin + np.arange(new) + np.zeros((batch, 1), np.int64)
         kept = positions is not None and self.keeps_given
         return self.part(begin, new, right) if begin and not kept else right
+
+    def _bent(
+        self, q: Array, k: Array, v: Array, at: Any, late: int, norms: tuple[Array | None, Array | None]
+    ) -> tuple[Array, Array, Array]:
+        """Norms and rotations."""
+        if self.norm and self.norm_before:
+            q, k = self._normed(q, k, norms)
+        if self.rotate is not None:
+            q, k = self.rotate(q, k, at + late)[0], self.rotate(q, k, at)[1]
+            v = self.rotate(q, v, at)[1] if self.rotates_values else v
+        if self.norm and not self.norm_before:
+            q, k = self._normed(q, k, norms)
+        return q, k, v
+
+    def _own(self, x: Array, own: tuple[Array, ...], source: tuple[Array, Array], heads: int, first: bool) -> Any:
+        """Keys and values that are attended to, before norms and rotations."""
+        if not own or not self.own or (self.own == "first" and not first):
+            return source
+        k, v = (self._heads(x @ w, heads, "hd") for w in own)
+        return (source[0] if self.own == "values" else k, source[1] if self.own == "keys" else v)
 
     def _heads(self, flat: Array, count: int, order: str) -> Array:
         batch, length, total = flat.shape

@@ -625,6 +625,55 @@ def test_tokens_counted_by_rows_alone_pass() -> None:
         assert bench.findings == []
 
 
+SHARING: dict[str, tuple[dict[str, Any], Plan, dict[str, Any]]] = {
+    # layers that take another layer's keys and values: name: planted, plan, parameters of shared-kv-layers
+    "the offset after the source advanced": ({"offset_after": True}, TURNED, {"offset": "after the source"}),
+    "the offset after the source advanced, part of the features": (
+        {"offset_after": True, **BY_ROWS},
+        PARTIAL,
+        {"offset": "after the source"},
+    ),
+    "the offset after the source advanced, YaRN": ({"offset_after": True}, YARN, {"offset": "after the source"}),
+    "shared only where a cache exists": ({"own": "first"}, TURNED, {"shares": "later calls"}),
+    "shared only where a cache exists, ALiBi": ({"own": "first"}, ALIBI, {"shares": "later calls"}),
+    "never shared": ({"own": "always"}, PLAIN, {"shares": "never"}),
+    "values alone shared": ({"own": "keys"}, TURNED, {"shares": "values"}),
+    "keys alone shared": ({"own": "values"}, WINDOW, {"shares": "keys"}),
+}
+
+
+def sharing(faults: dict[str, Any], plan: Plan) -> LayerTarget:
+    function = planted(faults, plan).sharing
+    return LayerTarget("mine", function, plan, None, layer_target_of(function).features)
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_a_layer_that_shares_wrongly_is_named(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    faults, plan, parameters = SHARING[name]
+    target = sharing(faults, plan)
+    bench, _ = look(target, cases=10)
+    (finding,) = bench.findings
+    assert finding.fault_class == "shared-kv-layers"
+    assert finding.parameters == parameters
+    exec(finding.reproduce, {"f": target.function})  # noqa: S102 - that it runs is what is tested
+    got, _, wanted = capsys.readouterr().out.strip().partition(" expected ")
+    assert got != wanted
+
+
+@pytest.mark.parametrize("plan", [TURNED, ALIBI, PLAIN, YARN], ids=["turned", "ALiBi", "plain", "YaRN"])
+def test_a_layer_that_shares_rightly_passes(plan: Plan) -> None:
+    bench, margin = look(sharing({}, plan), cases=20)
+    assert bench.findings == []
+    assert margin is not None
+    assert margin.worst < 1
+
+
+def test_an_offset_read_late_by_a_layer_of_its_own_is_no_matter_of_sharing() -> None:
+    bench, _ = look(cached({"offset_after": True}, TURNED), cases=10)
+    (finding,) = bench.findings
+    assert (finding.fault_class, finding.parameters) == ("rope-offset", {"positions": "after the call", "of": "q"})
+
+
 RIGHT: dict[str, Plan] = {
     "plain": PLAIN,
     "turned": TURNED,

@@ -72,7 +72,7 @@ class LayerBench:
         True
         """
         latent = self.target.latent
-        return Reading(self.target.expects) if latent is None else LatentReading(latent)
+        return Reading(self.target.expects, shared=self.can("own_k")) if latent is None else LatentReading(latent)
 
     def can(self, *features: str) -> bool:
         """Say whether the layer takes these keywords.
@@ -90,7 +90,9 @@ class LayerBench:
         """
         own = self.target.own
         norms = own is None and self.can("q_norm") and self.target.expects.norm is not None
-        case = replace(Drawing(seed=self.seed, norms=norms, A=max(self.target.expects.axes, 1)), **given)
+        shares = own is None and self.can("own_k")
+        case = Drawing(seed=self.seed, norms=norms, shares=shares, A=max(self.target.expects.axes, 1))
+        case = replace(case, **given)
         if "positions" in self.target.required and not case.positions:
             case = replace(case, positions="rows")
         if "valid" in self.target.required and not case.valid:

@@ -88,6 +88,24 @@ def heads(now: Reading) -> Iterator[Change]:
                 yield Change("gqa-map", {"map": rule, "of": which}, words, replace(now, **changed))
 
 
+def sharing(now: Reading) -> Iterator[Change]:
+    """Yield how a layer that should read another's keys and values fails to.
+
+    >>> from kvattn.testing.layer_diagnosis.plan import Plan
+    >>> next(sharing(Reading(Plan(), shared=True))).parameters
+    {'shares': 'later calls'}
+    """
+    words = {
+        "later calls": "Another layer's keys and values are shared only where a cache exists: a first makes its own",
+        "never": "It makes keys and values of its own, where it should share another layer's",
+        "values": "It shares values alone and makes keys of its own",
+        "keys": "It shares keys alone and makes values of its own",
+    }
+    for name, text in words.items():
+        if now.shared:
+            yield Change("shared-kv-layers", {"shares": name}, text, replace(now, shares=name))
+
+
 def bends(now: Reading) -> Iterator[Change]:
     """Yield other scales, sights, slopes and softcaps.
 
@@ -237,6 +255,13 @@ def rotations(now: Reading, width: int) -> Iterator[Change]:
         words = f"Keys stand {offset:+d} positions away from where queries count them"
         parameters = {"offset": offset, "of": "k"}
         yield Change("rope-offset", parameters, words, replace(now, k_offset=offset))
+    late = replace(now, q_places="after the call")
+    if now.shared:
+        words = "The offset is read after the source layer advanced: queries stand late by the tokens of the call"
+        yield Change("shared-kv-layers", {"offset": "after the source"}, words, late)
+    else:
+        words = "Queries stand late by the tokens of the call, as if counted after its keys were appended"
+        yield Change("rope-offset", {"positions": "after the call", "of": "q"}, words, late)
     for name in ("bfloat16", "float16"):
         for stage in ("frequencies", "positions"):
             words = f"{stage.capitalize()} are rounded to {name}"

@@ -69,5 +69,4 @@ def _row(bench: LayerBench, drawing: Drawing) -> str:
 
 
 def _with(weights: Weights, **changed: Any) -> Weights:
-    names = ("w_q", "w_k", "w_v", "w_o", "heads", "kv_heads", "q_norm", "k_norm")
-    return Weights(**{name: changed.get(name, getattr(weights, name)) for name in names})
+    return replace(weights, **changed)

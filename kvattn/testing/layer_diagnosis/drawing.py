@@ -41,8 +41,8 @@ class Drawing:
         Names in `POSITIONS` and `VALID`.
     cuts
         Where the tokens are handed over in parts.
-    norms
-        Whether norms have weights.
+    norms, shares
+        Whether norms have weights; whether the layer has matrices of its own that it does not use.
     small
         Whether every second token is a thousand times smaller.
     seed
@@ -65,6 +65,7 @@ class Drawing:
     valid: str = ""
     cuts: tuple[int, ...] = ()
     norms: bool = False
+    shares: bool = False
     small: bool = False
     seed: int = 0
 
@@ -80,6 +81,8 @@ class Drawing:
         if own:
             shapes = {"w_q": (self.M, self.Hq * self.D), "w_k": (self.M, self.Hkv * self.D)}
             shapes |= {"w_v": (self.M, self.Hkv * self.D), "w_o": (self.Hq * self.D, self.M)}
+            if self.shares:
+                shapes |= dict.fromkeys(("own_k", "own_v"), (self.M, self.Hkv * self.D))
             parts = [f"{name}={n}({shape}){cast} / {shape[0]} ** 0.5" for name, shape in shapes.items()]
             if self.norms:
                 parts += [f"{name}=r.uniform(0.3, 3, {self.D}){cast}" for name in ("q_norm", "k_norm")]
@@ -114,6 +117,8 @@ class Drawing:
         names = sorted(features - {"positions", "valid", "cache"}) if own else []
         if not self.norms:
             names = [name for name in names if not name.endswith("_norm")]
+        if not self.shares:
+            names = [name for name in names if not name.startswith("own_")]
         given = f", **{{n: w[n] for n in {names}}}" if names else ""
 
         def part(begin: int, end: int | None, cache: str) -> str:

@@ -111,6 +111,7 @@ def _every(bench: LayerBench) -> Callable[[Reading], Iterable[Change]]:
     def tries(now: Reading) -> Iterator[Change]:
         if now.plan == Plan():
             yield from changes.undeclared(now)
+        yield from changes.sharing(now)
         yield from changes.projections(now)
         yield from changes.heads(now)
         yield from changes.bends(now)
@@ -134,6 +135,8 @@ def read_plain(bench: LayerBench) -> None:
     """
     drawings = _plain(bench)
     settle_arithmetic(bench, drawings)
+    if bench.plan.shared and bench.can("cache"):  # parts tell a layer that never shares from one that does later
+        name(bench, [*drawings, bench.drawing(T=5, cuts=(3,))], changes.sharing, pairs=False)
     if name(bench, drawings, _every(bench), changes.fits, pairs=False):
         return
     bench.stopped = True
@@ -141,7 +144,7 @@ def read_plain(bench: LayerBench) -> None:
     if read_rotation(bench) and len(bench.findings) > count and _settled(bench, drawings):
         return
     del bench.findings[count:]
-    bench.reading = bench.legal = Reading(bench.target.expects)
+    bench.reading = bench.legal = bench.plan
     bench.stopped = not name(bench, drawings, _every(bench))
     if bench.stopped:
         describe(bench, drawings[0])
@@ -272,6 +275,7 @@ def read_parts(bench: LayerBench) -> None:
 
     def tries(now: Reading) -> Iterator[Change]:
         yield from changes.parts(now)
+        yield from changes.sharing(now)
         yield from changes.rotations(now, drawings[0].D)
         yield from changes.bends(now)
 

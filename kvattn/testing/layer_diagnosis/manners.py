@@ -3,6 +3,8 @@
 These ask nothing of the weights: they are asked of a layer with weights of its own as of any other.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from kvattn.testing.diagnosis.lab import Refused
@@ -151,8 +153,6 @@ def _by_heads(bench: LayerBench) -> float | None:
     w_o = np.zeros_like(weights.w_o)
     count = min(weights.width, w_o.shape[1])
     w_o[:count, :count] = np.eye(count)
-    own = type(weights)(
-        weights.w_q, weights.w_k, weights.w_v, w_o, weights.heads, weights.kv_heads, weights.q_norm, weights.k_norm
-    )
+    own = replace(weights, w_o=w_o)
     ours, theirs = bench.reading.predict(own, case)[..., :count], bench.run(own, case)[..., :count]
     return _share(theirs / ours)

@@ -101,6 +101,9 @@ class Reading:
         In place of the plan's.
     q_offset, k_offset, table
         Added to positions; rows of a table behind which they are clamped, 0 for none.
+    q_places
+        Positions of queries, where none are given: ``"given"``, or ``"after the call"``, as many positions later as the
+        call has tokens.
     places
         Positions used: ``"given"``, ``"rows"``, ``"first row"``.
     rounded
@@ -128,6 +131,9 @@ class Reading:
     part_sight
         What a later part sees: ``"past and causal"``, ``"row numbers"``, ``"all"``, ``"itself"``, or ``"as planned"``
         where the first sees otherwise.
+    shared, shares
+        Whether keys and values should be another layer's; where they are so: empty for everywhere, ``"later calls"``,
+        ``"never"``, ``"values"``, ``"keys"`` alone.
 
     Examples
     --------
@@ -151,6 +157,7 @@ class Reading:
     k_rotary: "Rotary | LaidOut | None" = None
     q_offset: int = 0
     k_offset: int = 0
+    q_places: str = "given"
     table: int = 0
     places: str = "given"
     rounded: tuple[str, str] = ("", "")
@@ -170,6 +177,8 @@ class Reading:
     part_places: str = "go on"
     part_given: bool = True
     part_sight: str = "past and causal"
+    shared: bool = False
+    shares: str = ""
 
     def predict(self, weights: Any, case: Case) -> Numbers:
         """Return what such a layer gives, ``[B, T, M]``; rows of padding mean nothing.
@@ -234,22 +243,22 @@ class Reading:
     def _part(self, weights: Any, case: Case, begin: int, end: int, kept: Any) -> tuple[Numbers, Any]:
         hq, hkv = weights.heads, weights.kv_heads
         x = case.x[:, begin:end]
-        q, k, v = (
-            _split(x @ weights.matrix(name), heads, columns)
-            for name, heads, columns in zip(
-                self.uses, (hq, hkv, hkv), (self.q_columns, self.k_columns, self.v_columns), strict=True
-            )
-        )
         at = self.positions(case, begin, end)
         length = int(at.max()) + 1 if at.size else 0
-        q = self._bent("q", q, at, length, weights)
-        k = self._bent("k", k, at, length, weights)
-        if "v" in self.turned:
-            v = self._rotated(v, self.plan.rotary_at(length), at)
+        q = _split(x @ weights.matrix(self.uses[0]), hq, self.q_columns)
+        late = end - begin if self.q_places == "after the call" and case.positions is None else 0
+        q = self._bent("q", q, at + late, length, weights)
+        k, v = self._keys(x, weights, at, length, self.uses[1:])
+        new = (k, v)
+        if self.shares in _OWN and not (self.shares == "later calls" and begin):
+            own = self._keys(x, weights, at, length, ("own_k", "own_v"))
+            k, v = (own[n] if name in _OWN[self.shares] else new[n] for n, name in enumerate("kv"))
+            new = new if self.shares == "later calls" else (k, v)
         valid = np.ones(x.shape[:2], np.bool_) if case.valid is None else case.valid[:, begin:end]
         flat = at if at.ndim == 2 else at[0]
         if kept is not None:
             k, v = np.concatenate([kept[0], k], 2), np.concatenate([kept[1], v], 2)
+            new = np.concatenate([kept[0], new[0]], 2), np.concatenate([kept[1], new[1]], 2)
             valid, flat_keys = np.concatenate([kept[2], valid], 1), np.concatenate([kept[3], flat], 1)
         else:
             flat_keys = flat
@@ -267,7 +276,18 @@ class Reading:
         grown = np.where(keep, np.exp(scores - np.where(np.isneginf(top), 0, top)), 0)
         total = grown.sum(-1, keepdims=True)
         mixed = np.einsum("bhts,bhsd->bhtd", grown / np.where(total == 0, 1, total), v[:, value_heads])
-        return self._joined(mixed, weights), (k, v, valid, flat_keys)
+        return self._joined(mixed, weights), (*new, valid, flat_keys)
+
+    def _keys(
+        self, x: Numbers, weights: Any, at: NDArray[np.int64], length: int, names: Sequence[str]
+    ) -> tuple[Numbers, Numbers]:
+        """Keys and values of new tokens."""
+        k, v = (
+            _split(x @ weights.matrix(name), weights.kv_heads, columns)
+            for name, columns in zip(names, (self.k_columns, self.v_columns), strict=True)
+        )
+        k = self._bent("k", k, at, length, weights)
+        return k, self._rotated(v, self.plan.rotary_at(length), at) if "v" in self.turned else v
 
     def _bent(self, side: str, x: Numbers, at: NDArray[np.int64], length: int, weights: Any) -> Numbers:
         """Norm and rotation of queries or keys."""
@@ -366,6 +386,10 @@ MORE_SCALES: Mapping[str, Callable[[Any], float]] = MappingProxyType(
     }
 )
 """Scales that a layer can have beside those of a function of q, k, v."""
+
+
+_OWN: Mapping[str, str] = MappingProxyType({"later calls": "kv", "never": "kv", "values": "k", "keys": "v"})
+"""What a layer that should share makes with its own matrices, by where it shares."""
 
 
 def _split(flat: Numbers, heads: int, columns: str) -> Numbers:

@@ -47,9 +47,8 @@ def relative_matrices(bench: LayerBench) -> Numbers:
     w_o = np.zeros((drawing.Hq * size, hidden))
     w_o[:size, :size] = eye
     ones = np.ones(size) if drawing.norms else None
-    weights = Weights(
-        placed(0, drawing.Hq), placed(1, drawing.Hkv), placed(2, drawing.Hkv), w_o, drawing.Hq, drawing.Hkv, ones, ones
-    )
+    q, k, v = placed(0, drawing.Hq), placed(1, drawing.Hkv), placed(2, drawing.Hkv)
+    weights = Weights(q, k, v, w_o, drawing.Hq, drawing.Hkv, ones, ones, k, v)
     x = np.zeros((size, size, length, hidden))  # [a, b, token, M]
     x[..., 1:, :size] = eye[:, None, None]
     x[..., 1:, size : 2 * size] = eye[None, :, None]

@@ -26,6 +26,7 @@ def test_changes_are_told_apart(plan: Plan) -> None:
         Drawing(B=3, T=7, Hq=6, Hkv=3, M=48, norms=True, small=True, positions="gaps"),
         Drawing(B=2, T=6, Hq=8, Hkv=2, M=64, norms=True, positions="far", seed=1),
         Drawing(B=1, T=9, Hq=12, Hkv=4, M=96, norms=True, positions="far", seed=2),
+        Drawing(B=1, T=4, Hq=6, Hkv=2, M=48, norms=True, seed=3),
     ]
     cases = [drawing.build() for drawing in drawings]
     seen: dict[bytes, str] = {np.round(np.concatenate([now.predict(*c).ravel() for c in cases]), 9).tobytes(): "plan"}

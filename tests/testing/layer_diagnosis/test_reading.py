@@ -76,6 +76,7 @@ CHANGED: dict[str, Any] = {
     "k_rotary": LaidOut(Rotary.of(8)),
     "q_offset": 1,
     "k_offset": -1,
+    "q_places": "after the call",
     "table": 2,
     "places": "first row",
     "rounded": ("frequencies", "bfloat16"),
@@ -94,6 +95,7 @@ CHANGED: dict[str, Any] = {
     "part_places": "restart",
     "part_given": False,
     "part_sight": "row numbers",
+    "shares": "never",
 }
 
 
@@ -103,9 +105,10 @@ def test_every_field_matters(name: str) -> None:
     plan = replace(plan, alibi=True) if name.startswith("slope") else plan
     valid = "left" if name == "pads" else ""
     cuts = (4,) if name.startswith("part") else ()
-    positions = "" if valid else "gaps"
+    positions = "" if valid or name == "q_places" else "gaps"
     heads = 4 if name == "uses" else 2
     drawing = Drawing(B=2, T=8, Hkv=heads, M=32, norms=True, positions=positions, valid=valid, cuts=cuts)
+    drawing = replace(drawing, shares=name == "shares")
     weights, case = drawing.build()
     now = Reading(plan, part_places="restart") if name == "part_given" else Reading(plan)
     other = replace(now, **{name: CHANGED[name]})
@@ -113,7 +116,7 @@ def test_every_field_matters(name: str) -> None:
 
 
 def test_every_field_is_tried() -> None:
-    assert {field.name for field in fields(Reading)} - {"plan", "pad_places"} == {*CHANGED}
+    assert {field.name for field in fields(Reading)} - {"plan", "pad_places", "shared"} == {*CHANGED}
 
 
 def test_positions_under_padding_matter_where_parts_disagree() -> None:
