@@ -2,7 +2,8 @@
 
 First what follows from the read-outs of `kvattn.testing.diagnosis`, one feature after the other, each under
 what the ones before have learned; then drawn cases that mix features, against
-`kvattn.core.definition` under a derived bound.
+`kvattn.core.definition` under a derived bound; then the recorded cases that the target takes
+(`kvattn.testing.recorded`).
 """
 
 from collections.abc import Callable
@@ -49,6 +50,7 @@ from kvattn.testing.diagnosis.behaviour import Behaviour
 from kvattn.testing.diagnosis.differential import Margin
 from kvattn.testing.diagnosis.finding import Finding, plain
 from kvattn.testing.diagnosis.lab import CONTRACT, Lab, Misshapen, Refused, Untaken
+from kvattn.testing.recorded import Given, read_recorded
 from kvattn.testing.targets import Target
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -118,6 +120,8 @@ class Report:
         What else a reader should know.
     behaviour
         What the target does, as far as it was read.
+    recorded
+        How the recorded cases went; None where none was given.
 
     Examples
     --------
@@ -138,6 +142,7 @@ class Report:
     margin: Margin | None
     notes: tuple[str, ...]
     behaviour: Behaviour = CONTRACT
+    recorded: Given | None = None
 
     @property
     def verdict(self) -> Literal["pass", "convention", "fault"]:
@@ -172,6 +177,9 @@ class Report:
             "drawn": None
             if margin is None
             else plain({"cases": margin.cases, "worstRatio": margin.worst, "suspect": margin.suspect}),
+            "recorded": None
+            if self.recorded is None
+            else {"cases": self.recorded.cases, "failed": list(self.recorded.failed)},
             "notes": list(self.notes),
         }
 
@@ -188,6 +196,10 @@ class Report:
                 f"  {self.margin.cases} drawn cases: largest error {self.margin.worst:.2g} of the {self.arithmetic}"
                 f" worst-case bound" + (f", {self.margin.suspect} suspect" if self.margin.suspect else "")
             )
+            if self.recorded is not None:
+                failed = len(self.recorded.failed)
+                said = f"{failed} not as they should be" if failed else "all as they should be"
+                tail.append(f"  {self.recorded.cases} recorded cases: {said}")
         elif self.findings:
             tail.append("  The rest was not compared: what was read leaves nothing to compare it with.")
         notes = _indented("; ".join(self.notes), 2)
@@ -257,7 +269,7 @@ def check(
     arithmetic
         Number formats in which the target computes; None to take the finest that explains its answers.
     cases
-        How many cases to draw after the read-outs.
+        How many cases to draw after the read-outs; recorded cases follow, unless it is 0.
     progress
         Called with the name of each step.
 
@@ -296,7 +308,7 @@ def check(
         return _report_of(target, bench, drawn, seed, dtype)
     lab = Lab(target, seed=seed, dtype=dtype)
     with np.errstate(all="ignore"):  # what a wrong target returns may be anything
-        margin = _look(lab, cases, arithmetic, progress)
+        margin, recorded = _look(lab, cases, arithmetic, progress)
     if lab.findings and not target.setup:
         lab.notes.append("In the lines that reproduce, f is the function that was checked")
     return Report(
@@ -311,6 +323,7 @@ def check(
         margin=margin,
         notes=tuple(dict.fromkeys(lab.notes)),
         behaviour=lab.behaviour,
+        recorded=recorded,
     )
 
 
@@ -337,7 +350,9 @@ def _report_of(target: kinds.Other, bench: kinds.Bench, margin: Margin | None, s
     )
 
 
-def _look(lab: Lab, cases: int, arithmetic: Arithmetic | None, progress: Callable[[str], None]) -> Margin | None:
+def _look(
+    lab: Lab, cases: int, arithmetic: Arithmetic | None, progress: Callable[[str], None]
+) -> tuple[Margin | None, Given | None]:
     asked = lab.dtype
     refusals.read_shapes(lab)
     lab.dtype = settling.reading_dtype(lab)
@@ -349,12 +364,16 @@ def _look(lab: Lab, cases: int, arithmetic: Arithmetic | None, progress: Callabl
             progress(name)
             _run(lab, name, needed, step)
     if lab.stopped:
-        return None
+        return None, None
     progress("pairs of keywords")
     differential.read_pairs(lab)
     progress("drawn cases")
     lab.dtype = asked
-    return _draw(lab, cases, lab.stated if arithmetic is None else (arithmetic,))
+    margin = _draw(lab, cases, lab.stated if arithmetic is None else (arithmetic,))
+    if margin is None or not cases:
+        return margin, None
+    progress("recorded cases")
+    return margin, read_recorded(lab)
 
 
 def _run(lab: Lab, name: str, needed: tuple[str, ...], step: Callable[[Lab], None]) -> None:

@@ -41,8 +41,8 @@ LAYERS = (
     "eviction",
     "cost",
     "decoding",
-    "testing",
     "goldens",
+    "testing",
     "interop",
     "pytest_plugin",
     "",  # kvattn itself: what most readers need
