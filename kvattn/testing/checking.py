@@ -194,7 +194,7 @@ class Report:
         if self.margin is not None:
             tail.append(
                 f"  {self.margin.cases} drawn cases: largest error {self.margin.worst:.2g} of the {self.arithmetic}"
-                f" worst-case bound" + (f", {self.margin.suspect} suspect" if self.margin.suspect else "")
+                f" {self.margin.bound} bound" + (f", {self.margin.suspect} suspect" if self.margin.suspect else "")
             )
             if self.recorded is not None:
                 failed = len(self.recorded.failed)

@@ -39,9 +39,12 @@ class Margin:
     cases
         How many were compared.
     worst
-        The largest error, in units of the worst-case bound.
+        The largest error, in units of the bound.
     suspect
-        How many had an error between the statistical and the worst-case bound.
+        How many had an error between the statistical and the worst-case bound; of a statistical one alone, between half
+        of it and the whole.
+    bound
+        Which bound that is: ``"worst-case"``, or ``"statistical"``, of roundings that walk at random.
 
     Examples
     --------
@@ -52,6 +55,7 @@ class Margin:
     cases: int
     worst: float
     suspect: int
+    bound: str = "worst-case"
 
 
 def draw(lab: Lab, count: int) -> Iterator[Recipe]:

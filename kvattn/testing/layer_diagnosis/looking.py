@@ -329,7 +329,7 @@ def read_drawn(bench: LayerBench, count: int = 80) -> Margin:
         done, worst, suspect = done + 1, max(worst, ratio), suspect + (0.5 < ratio <= 1)
         if ratio > 1 and not any(f.fault_class == "unclassified" for f in bench.findings):
             describe(bench, drawing)
-    return Margin(done, worst, suspect)
+    return Margin(done, worst, suspect, "statistical")
 
 
 def _drawn(bench: LayerBench, generator: random.Random, n: int) -> Drawing:

@@ -7,6 +7,7 @@ import pytest
 
 from kvattn.errors import ArgumentError
 from kvattn.positions import DynamicNTK, Rotary
+from kvattn.testing import check
 from kvattn.testing.layer_diagnosis.looking import look
 from kvattn.testing.layer_diagnosis.plan import Plan
 from kvattn.testing.layer_targets import LayerTarget, Weights, layer_target_of
@@ -21,6 +22,11 @@ def test_a_layer_that_always_raises_is_told() -> None:
     bench, margin = look(layer_target_of(raises))
     assert margin is None
     assert bench.findings[0].detail == "It raises RuntimeError: not today, where sizes were read."
+
+
+def test_the_report_says_that_the_bound_is_statistical() -> None:
+    report = check(PlantedLayer(), cases=3)
+    assert "of the float64 statistical bound" in str(report)
 
 
 def test_half_precision_is_not_offered() -> None:
