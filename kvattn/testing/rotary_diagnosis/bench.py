@@ -1,7 +1,8 @@
 """The bench on which a rotation is run: unit vectors in, one matrix for each position out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from kvattn.typing import Array, Positions
 
 WIDTHS = (32, 64, 128, 16, 8, 80, 96, 256)
 """Head widths that are tried in turn where none is declared."""
+
+NARROW: Mapping[str, float] = MappingProxyType({"float16": 2.0**-11, "bfloat16": 2.0**-8})
+"""Unit roundoff of the element types of 16 bits."""
 
 FORMS = ("[B, T]", "[B, 1, T]", "[T]")
 """Shapes of positions, the contract's first; with the last, rows run one by one."""
@@ -232,11 +236,13 @@ class RotaryBench:
 
     @property
     def roundoff(self) -> tuple[float, float]:
-        """Unit roundoff of the angles and of the features.
+        """Unit roundoff of the angles and of the features; angles are float32's at least where features have 16 bits.
 
         >>> bench_of(Rotary.of(4).rotate).roundoff == (2.0**-53, 2.0**-53)
         True
         """
+        if self.dtype in NARROW:
+            return 2.0**-24, NARROW[self.dtype]
         single = "float32" in (self.compute, self.dtype)
         return (2.0**-24 if self.compute == "float32" else 2.0**-53), (2.0**-24 if single else 2.0**-53)
 
@@ -257,8 +263,10 @@ class RotaryBench:
         "print(np.round(np.asarray(f(x, p))[0, 0, 0, [0, 1]], 4).tolist(), 'expected', [-0.8415, 0.5403])"
         """
         size, at = self.width or WIDTHS[0], np.array([positions])
-        opening = ["import numpy as np", *([self.target.setup] if self.target.setup else [])]
-        cast = "" if self.dtype == "float64" else f", np.{self.dtype}"
+        names = "import numpy as np, ml_dtypes" if self.dtype == "bfloat16" else "import numpy as np"
+        opening = [names, *([self.target.setup] if self.target.setup else [])]
+        cast = {"float64": "", "bfloat16": ", ml_dtypes.bfloat16"}.get(self.dtype, f", np.{self.dtype}")
+        taken = "np.asarray({}, float)" if self.dtype in NARROW else "np.asarray({})"
         off, side, feature, t = max(self._differences(at, size, side), default=(-1.0, side or "q", 0, 0))
         text = {"[B, T]": f"[{positions}]", "[B, 1, T]": f"[[{positions}]]", "[T]": f"{positions}"}[self.form]
         built = f"x = np.zeros((1, 1, {len(positions)}, {size}){cast}); x[..., {feature}] = 1; p = np.array({text})"
@@ -272,7 +280,7 @@ class RotaryBench:
         x[..., feature] = 1
         got = getattr(self.run(x, x, at), side)[0, 0, t]
         most = sorted(np.argsort(-np.maximum(np.abs(got), np.abs(right)), kind="stable")[:4].tolist())
-        show = f"print(np.round(np.asarray({call})[0, 0, {t}, {most}], {digits}).tolist(), 'expected', "
+        show = f"print(np.round({taken.format(call)}[0, 0, {t}, {most}], {digits}).tolist(), 'expected', "
         return "; ".join([*opening, built, show + f"{(np.round(right[most], digits) + 0.0).tolist()})"])
 
     def _differences(self, at: Positions, size: int, only: str) -> Iterator[tuple[float, str, int, int]]:

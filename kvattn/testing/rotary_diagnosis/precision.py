@@ -77,7 +77,7 @@ def read_precision(bench: RotaryBench) -> None:
         read = tuple(
             np.concatenate(parts) for parts in zip(_read(bench, side, near), _read(bench, side, far), strict=True)
         )
-        single = _limits(right, places, 2.0**-24, 2.0**-24)
+        single = _limits(right, places, 2.0**-24, max(2.0**-24, bench.roundoff[1]))
         if _apart(read, _exact(right, places)) <= single:
             continue
         for stages, name in _tries():
