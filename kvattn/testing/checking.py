@@ -191,7 +191,9 @@ class Report:
         if self.untested:
             head += _indented(f"left at their defaults: {', '.join(self.untested)}", 2)
         tail = [""]
-        if self.margin is not None:
+        if self.margin is not None and self.arithmetic == "integers":
+            tail.append(f"  {self.margin.cases} drawn sizes: every count was as it was read, to the last digit")
+        elif self.margin is not None:
             tail.append(
                 f"  {self.margin.cases} drawn cases: largest error {self.margin.worst:.2g} of the {self.arithmetic}"
                 f" {self.margin.bound} bound" + (f", {self.margin.suspect} suspect" if self.margin.suspect else "")
@@ -254,7 +256,7 @@ def check(
     cases: int = 80,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Check an attention function, a rotation or a layer.
+    """Check an attention function, a rotation, a layer or a counter.
 
     Parameters
     ----------
@@ -333,7 +335,7 @@ def _called(arithmetic: Arithmetic) -> str:
 
 
 def _report_of(target: kinds.Other, bench: kinds.Bench, margin: Margin | None, seed: int, dtype: str) -> Report:
-    """Say what was read of a rotation or a layer."""
+    """Say what was read of a rotation, a layer or a counter."""
     if bench.findings and not target.setup:
         bench.notes.append("In the lines that reproduce, f is the function that was checked")
     return Report(
@@ -341,7 +343,7 @@ def _report_of(target: kinds.Other, bench: kinds.Bench, margin: Margin | None, s
         findings=tuple(sorted(bench.findings, key=lambda finding: finding.kind)),
         features=tuple(sorted(getattr(target, "features", ("positions",)))),
         untested=getattr(target, "untested", ()),
-        dtype=dtype,
+        dtype="integers" if bench.compute == "integers" else dtype,
         seed=seed,
         arithmetic=bench.compute,
         calls=bench.calls,

@@ -1,11 +1,13 @@
-"""Which kind of thing is checked, told by its signature: attention, a rotation, or a layer.
+"""Which kind of thing is checked, told by its signature: attention, a rotation, a layer, or a counter.
 
     f(q, k, v, …)                       attention      `kvattn.testing.targets`
     rotate(x, positions)                a rotation     `kvattn.testing.rotary_targets`
     rotate(q, k, positions)
     layer(x, *, w_q, w_k, w_v, w_o, …)  a layer        `kvattn.testing.layer_targets`
+    flops(*, queries, keys, width, …)   a counter      `kvattn.testing.counter_targets`
+    cache_bytes(*, tokens, width, …)
 
-A name may also lead to a `Target`, a `RotaryTarget` or a `LayerTarget` that stands in a module.
+A name may also lead to a `Target`, a `RotaryTarget`, a `LayerTarget` or a `CounterTarget` that stands in a module.
 """
 
 from collections.abc import Callable
@@ -20,6 +22,9 @@ import numpy as np
 
 from kvattn.errors import ArgumentError
 from kvattn.testing import targets
+from kvattn.testing.counter_diagnosis import looking as counters
+from kvattn.testing.counter_diagnosis.bench import CounterBench
+from kvattn.testing.counter_targets import CounterTarget, counter_target_of, is_counter
 from kvattn.testing.diagnosis.differential import Margin
 from kvattn.testing.layer_diagnosis import looking as layers
 from kvattn.testing.layer_diagnosis.bench import LayerBench
@@ -29,18 +34,18 @@ from kvattn.testing.rotary_diagnosis.bench import RotaryBench
 from kvattn.testing.rotary_targets import RotaryTarget, is_rotation, rotary_target_of
 from kvattn.testing.targets import ADAPTERS, Target, target_of
 
-Other: TypeAlias = RotaryTarget | LayerTarget
+Other: TypeAlias = RotaryTarget | LayerTarget | CounterTarget
 """What is no function of q, k, v."""
 
-Bench: TypeAlias = RotaryBench | LayerBench
+Bench: TypeAlias = RotaryBench | LayerBench | CounterBench
 """Where it is read."""
 
 Checked: TypeAlias = Target | Other
 """Whatever `kvattn.testing.check` takes, its signature read."""
 
 KINDS = (
-    "expected attention f(q, k, v, …), a rotation rotate(x, positions) or rotate(q, k, positions), or a layer(x, *,"
-    " w_q, w_k, w_v, w_o, heads, …)"
+    "expected attention f(q, k, v, …), a rotation rotate(x, positions) or rotate(q, k, positions), a layer(x, *,"
+    " w_q, w_k, w_v, w_o, heads, …), or a counter of FLOPs(*, queries, keys, width, …) or bytes(*, tokens, width, …)"
 )
 
 
@@ -66,11 +71,14 @@ def target_for(thing: Any, name: str | None = None, setup: str | None = None) ->
     >>> target_for(lambda a, b: a)
     Traceback (most recent call last):
     kvattn.errors.ArgumentError: target must be of a known kind, got (a, b); expected attention f(q, k, v, …), a \
-rotation rotate(x, positions) or rotate(q, k, positions), or a layer(x, *, w_q, w_k, w_v, w_o, heads, …)
+rotation rotate(x, positions) or rotate(q, k, positions), a layer(x, *, w_q, w_k, w_v, w_o, heads, …), or a counter \
+of FLOPs(*, queries, keys, width, …) or bytes(*, tokens, width, …)
     """
-    if isinstance(thing, Target | RotaryTarget | LayerTarget):
+    if isinstance(thing, Target | Other):
         return thing
     if callable(thing):
+        if is_counter(thing):
+            return counter_target_of(thing, name, setup or "")
         if is_layer(thing):
             return layer_target_of(thing, name, setup or "")
         if is_rotation(thing):
@@ -98,11 +106,11 @@ def load(name: str) -> Checked:
     """
     module_name, _, path = name.partition(":")
     thing = None if name in ADAPTERS else _found(module_name, path)
-    if not (isinstance(thing, RotaryTarget | LayerTarget) or callable(thing)) or isinstance(thing, Target):
+    if not (isinstance(thing, Other) or callable(thing)) or isinstance(thing, Target):
         return targets.load(name)  # which says what is wrong with the name
-    if isinstance(thing, RotaryTarget | LayerTarget):
+    if isinstance(thing, Other):
         return thing
-    if not (is_layer(thing) or is_rotation(thing) or _is_of_no_kind(thing)):
+    if not (is_counter(thing) or is_layer(thing) or is_rotation(thing) or _is_of_no_kind(thing)):
         return targets.load(name)
     simple = f"from {module_name} import {path} as f"
     return target_for(thing, name, simple if "." not in path else f"import {module_name}; f = {module_name}.{path}")
@@ -116,7 +124,7 @@ def look(
     cases: int = 80,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Bench, Margin | None]:
-    """Read a rotation or a layer.
+    """Read a rotation, a layer or a counter.
 
     Raises
     ------
@@ -133,6 +141,8 @@ def look(
     with np.errstate(all="ignore"):  # what a wrong target returns may be anything
         if isinstance(target, RotaryTarget):
             return rotations.look(target, seed=seed, dtype=dtype, cases=cases, progress=progress)
+        if isinstance(target, CounterTarget):
+            return counters.look(target, seed=seed, dtype=dtype, cases=cases, progress=progress)
         return layers.look(target, seed=seed, dtype=dtype, cases=cases, progress=progress)
 
 
