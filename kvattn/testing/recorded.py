@@ -106,10 +106,10 @@ def _fitted(lab: Lab, recipe: Recorded) -> Recorded | None:
 
 def _plain_to(lab: Lab, recipe: Recorded) -> bool:
     """Say whether nothing stands in a case that the target is known to do otherwise, beyond its behaviour."""
-    if "empty rows" in lab.behaviour.without and not Call(recipe).visible.any(-1).all():
+    built = recipe.build()
+    if "empty rows" in lab.behaviour.without and not lab.behaviour.visible(built).any(-1).all():
         return False
     leaks = {"masked-nan", "mask-fill-overflow"} & {finding.fault_class for finding in lab.findings}
-    built = recipe.build()
     turned = lab.behaviour.mask == "blocked" and "mask" in built.options  # what should be hidden is shown
     arrays = (*built[:3], np.maximum(built.options.get("bias", 0.0), 0.0))
     return not (leaks or turned) or all(np.isfinite(x).all() for x in arrays)

@@ -110,6 +110,8 @@ class Lab:
         Pairs of keywords that are known to go wrong together: left out of later cases.
     stopped
         Whether what was read so far makes further readings meaningless.
+    slow
+        Whether a call takes so long that fewer are made.
 
     Examples
     --------
@@ -133,6 +135,7 @@ class Lab:
     grouped: bool = True
     shapes: Shapes = ANY
     stopped: bool = False
+    slow: bool = False
     last: Recipe | None = None
     apart: set[frozenset[str]] = field(default_factory=set)
 

@@ -19,6 +19,9 @@ TILES = (8, 16, 32, 64, 128, 256)
 EDGES = tuple(sorted({n + by for n in TILES for by in (-1, 0, 1)} | {24, 48, 96, 97, 192, 193, 300}))
 """Numbers of keys, queries and channels to try."""
 
+FEW = (15, 17, 33, 64, 65, 127, 129)
+"""Those that are tried where calls are slow."""
+
 
 def read_tails(lab: Lab) -> None:
     """Read every row of long calls, at each edge.
@@ -49,7 +52,7 @@ def read_tails(lab: Lab) -> None:
 def _edges(lab: Lab, axis: str) -> list[int]:
     """Numbers to try, with the head dimensions that the target takes."""
     widths = lab.shapes.head_dims if axis == "channels" and lab.shapes.head_dims is not None else ()
-    return sorted({*EDGES, *(n for n in widths if len(widths) < 9 and n <= EDGES[-1])})
+    return sorted({*(FEW if lab.slow else EDGES), *(n for n in widths if len(widths) < 9 and n <= EDGES[-1])})
 
 
 def _takes(lab: Lab, axis: str, n: int) -> bool:
