@@ -22,6 +22,7 @@ ELSEWHERE = {"torch", "jax", "onnx", "transformers", "hypothesis", "pytest"}
 sys.path[:0] = [str(HERE.parent), str(HERE / "_extensions")]
 
 import catalogue  # noqa: E402 a file beside this one
+import classes  # noqa: E402 another
 import recorded  # noqa: E402 another
 
 from kvattn import goldens  # noqa: E402
@@ -120,6 +121,8 @@ def fill_tables(_app: Sphinx, name: str, source: list[str]) -> None:
     if name == "reference/catalogue":
         source[0] = source[0].replace("<!-- the table -->", catalogue.table(catalogue.rows(HERE.parent), len(LAWS)))
         source[0] = source[0].replace("<!-- the models -->", catalogue.models(HERE.parent))
+    if name == "reference/testing/fault_classes":
+        source[0] = source[0].replace("<!-- the classes -->", classes.table(classes.inhabitants(HERE.parent)))
     if name == "explain/where-libraries-differ":
         source[0] = source[0].replace("<!-- the table -->", catalogue.questions(DISAGREEMENTS))
     if name == "explain/goldens":

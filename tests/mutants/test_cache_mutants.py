@@ -17,9 +17,10 @@ from kvattn.caches.blocks import BLOCK
 from kvattn.caches.paged import Paged
 from kvattn.caches.pages import Page
 from kvattn.caches.pool import BlockPool, Handle
-from kvattn.caches.rows import Schema
+from kvattn.caches.rows import Schema, key_value, placed
 from kvattn.caches.vectors import Vector
 from kvattn.errors import KvattnError
+from kvattn.positions import Rotary
 from kvattn.testing.machines import PagedMachine, PoolMachine
 from kvattn.typing import Array
 
@@ -344,6 +345,40 @@ class ShiftLeavesTheEnd(Paged[Any]):
         return replace(super().shift(by, *more, **named), ends=self.ends)
 
 
+class ShiftTurnsValuesToo(Paged[Any]):
+    """Values are turned on as keys are."""
+
+    __slots__ = ()
+
+    def shift(self, by: Any, turn: Any = None, *, start: Any = 0, field: str = "k") -> Paged[Any]:
+        right = super().shift(by, turn, start=start, field=field)
+        if turn is None or not isinstance(by, int):
+            return right
+        moved: Paged[Any] = self
+        for step, what, name in sorted([(by, turn, field), (by, turn, "v"), (-by, None, field)], key=lambda s: -s[0]):
+            moved = Paged.shift(moved, step, what, start=start, field=name)  # up first: none goes below 0
+        return moved
+
+
+class ShiftTurnsByThePosition(Paged[Any]):
+    """Keys are turned by the new position of the first of them in place of the difference."""
+
+    __slots__ = ()
+
+    def shift(self, by: Any, turn: Any = None, *, start: Any = 0, field: str = "k") -> Paged[Any]:
+        there = isinstance(start, int) and start < self.lengths[0]
+        first = int(self.positions(0)[start]) if there else 0
+        return super().shift(by, turn and Absolute(turn, first + by), start=start, field=field)
+
+
+class Absolute:
+    def __init__(self, turn: Any, position: int) -> None:
+        self.turn, self.position = turn, position
+
+    def shift(self, x: Array, by: Any) -> Any:
+        return self.turn.shift(x, np.full(x.shape[-2], self.position))
+
+
 class CommitKeepsASibling(Paged[Any]):
     """A node that was rejected stays beside the path."""
 
@@ -413,6 +448,20 @@ class CommitKeepsTheFirstNodes(Paged[Any]):
 )
 def test_a_wrong_persistent_cache_is_rejected(cache: type[Paged[Any]]) -> None:
     assert rejected(paged_machine(cache))
+
+
+@pytest.mark.parametrize(
+    ("cache", "right"), [(Paged, True), (ShiftTurnsValuesToo, False), (ShiftTurnsByThePosition, False)]
+)
+def test_a_shift_that_turns_other_rows_or_by_another_angle_is_rejected(cache: type[Paged[Any]], right: bool) -> None:
+    """A moved key is a fresh key at that place, and no value changes."""
+    rotary, kept = Rotary.of(4), [0, 1, 4, 5]
+    k, v = np.random.default_rng(0).standard_normal((2, 1, 2, 6, 4))
+    held = cache.start(placed(key_value(2, 4)), 1, 4).append([rotary.keys(k, np.arange(6)[None]), v])
+    moved = held.evict([kept]).shift(-2, rotary, start=2)
+    assert moved.positions(0).tolist() == [0, 1, 2, 3]
+    fresh = rotary.keys(k[:, :, kept], np.arange(4)[None])
+    assert (np.allclose(moved.rows().k, fresh, atol=1e-12) and np.array_equal(moved.rows().v, v[:, :, kept])) == right
 
 
 def _claims_always(self: Page, start: int, stop: int) -> bool:
@@ -603,3 +652,33 @@ class TruncatesOneBlockLess(BlockPool[Any]):
 )
 def test_a_wrong_pool_is_rejected(cache: type[BlockPool[Any]]) -> None:
     assert rejected(pool_machine(cache))
+
+
+FAULT_CLASSES = {
+    "crop-rollback": [
+        Resurrecting,
+        TruncatesOneTooMany,
+        TruncateZeroKeepsAll,
+        NegativeTruncation,
+        TruncatesOneBlockLess,
+    ],
+    "beam-reorder": [SelectsKeysOnly, SelectForgetsOrder, RepeatTiles],
+    "cache-dtype": [CastsQuietly],
+    "batch-row-state": [MergeChangesOwners, MergeTakesTheFirstEnd, RaggedWritesAtTheFirstEnd],
+    "padding-positions": [RaggedKeepsPadding],
+    "window-cache": [ReleasesHalfPages],
+    "kv-shift": [
+        ShiftsTwice,
+        ShiftTurnsTwice,
+        ShiftMovesTheKeysOfAll,
+        ShiftLeavesTheEnd,
+        ShiftTurnsValuesToo,
+        ShiftTurnsByThePosition,
+    ],
+    "rope-offset": [EvictCountsAnew],
+    "spec-tree": [CommitKeepsASibling, CommitKeepsTheTree, CommitKeepsTheFirstNodes],
+    "block-ownership": [ForksByName, WritesShared, DoubleFree, ReusesNames],
+    "leak": [LeaksOnFree, LeaksOnTruncate],
+    "stale-state": [FreesDirty, TruncatesDirty],
+}
+"""The mutants above that belong to a class of `kvattn.testing.fault_classes`."""

@@ -281,3 +281,7 @@ def test_differences_of_sums_are_rejected_where_one_token_wipes_the_state(monkey
     assert (np.abs(gated_delta_rule.chunked(*parts, scale=1.0)[0] - wanted) <= bound).all()
     monkeypatch.setattr(gated_delta_rule, "_sums_between", differences)
     assert (np.abs(gated_delta_rule.chunked(*parts, scale=1.0)[0] - wanted) > bound).any()
+
+
+FAULT_CLASSES = {"linear-state": [LateRows, ForgottenRows, LeakyBatch], "flop-count": [ForgottenCost]}
+"""The mutants above that belong to a class of `kvattn.testing.fault_classes`."""

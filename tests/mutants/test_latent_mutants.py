@@ -278,3 +278,18 @@ def test_a_scale_that_is_not_listened_to_is_rejected(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(latent_module, "_pipeline", lambda layer: {**right(layer), "scale": 1 / 3})
     found, _ = layer.step(layer.start(2), x)
     assert np.abs(found.out - defined.out).max() > 1e-3
+
+
+FAULT_CLASSES = {
+    "mla-absorb": [
+        ScaleOfTheLatent,
+        ScaleOfTheUnrotatedPart,
+        WithoutRope,
+        TurnedTwice,
+        RopeInFront,
+        ValuesOfTheNextHead,
+    ],
+    "byte-count": [CountsRowsTwice],
+    "flop-count": [CountsExpansion],
+}
+"""The mutants above that belong to a class of `kvattn.testing.fault_classes`."""

@@ -255,3 +255,19 @@ def test_eviction_under_a_live_cache_is_rejected(store: type[PrefixTrie[Any]], w
 def test_the_witness_itself_is_right() -> None:
     witness = PlainList(2, [(ORIGIN, (1, 2, 3, 4, 5))])
     assert [witness.longest(ORIGIN, (1, 2, 3, 4, 5)[:n]) for n in range(6)] == [0, 0, 2, 2, 4, 4]
+
+
+FAULT_CLASSES = {
+    "prefix-key": [
+        HashWithoutParent,
+        HashWithoutAdapter,
+        HashWithoutSalt,
+        HashWithoutPosition,
+        HashWithoutTags,
+        Believing,
+        ChecksTheBlockOnly,
+        OneOriginForAll,
+    ],
+    "prefix-reuse": [SharesAPartOfABlock, OneTooMany, ForgetsToCut, FreesForReal],
+}
+"""The mutants above that belong to a class of `kvattn.testing.fault_classes`."""

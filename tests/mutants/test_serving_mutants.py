@@ -465,3 +465,20 @@ def test_memory_that_somebody_keeps_is_rejected(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(State, "__init__", keeps)
     assert re.search("bytes are alive|no byte must be held at the end", complaint(storages.SNAPSHOTS))
+
+
+FAULT_CLASSES = {
+    "crop-rollback": [LosesARow, Resurrects, TruncatesTheFirst, KeepsGroups],
+    "beam-reorder": [SelectsAnother, SelectsTheFirst, SelectsCodesBack, LeavesTheSource],
+    "kv-shift": [ShiftsWithoutTurning],
+    "cross-cache": [CropsTheSource, Grows],
+    "window-cache": [ForgetsSinks, KeepsOneTooFew],
+    "linear-state": [KeepsTheState, MixesStates, RemembersOneTooFew],
+    "shared-kv-layers": [ReadsTheLast],
+    "quantised-kv": [StaleScales],
+    "prefix-key": [_for_all_adapters],
+    "prefix-reuse": [_without_a_cut],
+    "leak": [NeverForgets, LeaksOnFree],
+    "block-ownership": [WritesShared],
+}
+"""The mutants above that belong to a class of `kvattn.testing.fault_classes`."""
