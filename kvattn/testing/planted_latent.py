@@ -2,7 +2,7 @@
 
 As engines write it: a first call expands latents to keys and values of every head; a later call moves the
 up-projections to the queries and to the mix and attends to the latents.  Written apart from
-`kvattn.variants.compressed` and from `kvattn.testing.layer_diagnosis`: a loop over sequences, heads and queries.
+`kvattn.variants.compressed.latent` and from `kvattn.testing.layer_diagnosis`: a loop over sequences, heads and queries.
 """
 
 from collections.abc import Callable, Mapping
