@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import importlib
 from importlib.util import find_spec
 import textwrap
+import time
 from typing import Any, Literal
 
 import numpy as np
@@ -55,6 +56,12 @@ from kvattn.testing.targets import Target
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 """Element types that a check can run in."""
+
+CASES, FEW = 80, 24
+"""How many cases are drawn where nothing else is asked for, and where calls are slow."""
+
+SLOW = 0.04
+"""Seconds from call to call, on average, from which on they are slow."""
 
 _STEPS: tuple[tuple[str, tuple[str, ...], Callable[[Lab], None]], ...] = (
     ("leftovers", (), leftovers.read_leftovers),
@@ -253,7 +260,7 @@ def check(
     seed: int = 0,
     dtype: str = "float64",
     arithmetic: Arithmetic | None = None,
-    cases: int = 80,
+    cases: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Check an attention function, a rotation, a layer or a counter.
@@ -271,7 +278,8 @@ def check(
     arithmetic
         Number formats in which the target computes; None to take the finest that explains its answers.
     cases
-        How many cases to draw after the read-outs; recorded cases follow, unless it is 0.
+        How many cases to draw after the read-outs; recorded cases follow, unless it is 0.  If None, 80; where calls are
+        slow, as where each shape is compiled, 24.
     progress
         Called with the name of each step.
 
@@ -296,7 +304,7 @@ def check(
     """
     if dtype not in DTYPES:
         raise ArgumentError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype}")
-    numbers: tuple[tuple[str, object], ...] = (("seed", seed), ("cases", cases))
+    numbers: tuple[tuple[str, object], ...] = (("seed", seed), ("cases", 0 if cases is None else cases))
     for name, number in numbers:
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise ArgumentError(f"{name} must be an integer >= 0, got {number!r}")
@@ -306,7 +314,8 @@ def check(
         importlib.import_module("ml_dtypes")  # so that NumPy knows the name
     target = kinds.load(target) if isinstance(target, str) else kinds.target_for(target)
     if not isinstance(target, Target):
-        bench, drawn = kinds.look(target, seed=seed, dtype=dtype, cases=cases, progress=progress)
+        wanted = CASES if cases is None else cases
+        bench, drawn = kinds.look(target, seed=seed, dtype=dtype, cases=wanted, progress=progress)
         return _report_of(target, bench, drawn, seed, dtype)
     lab = Lab(target, seed=seed, dtype=dtype)
     with np.errstate(all="ignore"):  # what a wrong target returns may be anything
@@ -353,17 +362,19 @@ def _report_of(target: kinds.Other, bench: kinds.Bench, margin: Margin | None, s
 
 
 def _look(
-    lab: Lab, cases: int, arithmetic: Arithmetic | None, progress: Callable[[str], None]
+    lab: Lab, cases: int | None, arithmetic: Arithmetic | None, progress: Callable[[str], None]
 ) -> tuple[Margin | None, Given | None]:
     asked = lab.dtype
     refusals.read_shapes(lab)
     lab.dtype = settling.reading_dtype(lab)
     if lab.dtype != asked:
         lab.notes.append(f"What it does was read in {lab.dtype}; {asked} was compared in drawn cases")
+    began, made = time.perf_counter(), lab.calls  # what is imported at the first call is by now
     for name, needed, step in _STEPS:
         narrowed = lab.dtype != asked and step is precision.read_precision  # narrow code may well be narrow inside
         if not lab.stopped and lab.can(*needed) and not narrowed:
             progress(name)
+            lab.slow = lab.calls > made + 40 and (time.perf_counter() - began) / (lab.calls - made) > SLOW
             _run(lab, name, needed, step)
     if lab.stopped:
         return None, None
@@ -371,6 +382,10 @@ def _look(
     differential.read_pairs(lab)
     progress("drawn cases")
     lab.dtype = asked
+    if cases is None:
+        cases = FEW if lab.slow else CASES
+        if lab.slow:
+            lab.notes.append(f"Calls are slow: {FEW} cases were drawn, not {CASES}, and fewer ends of tiles were tried")
     margin = _draw(lab, cases, lab.stated if arithmetic is None else (arithmetic,))
     if margin is None or not cases:
         return margin, None

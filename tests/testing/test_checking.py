@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kvattn.errors import ArgumentError
-from kvattn.testing import check
+from kvattn.testing import check, checking
 from kvattn.testing.planted import Planted
 
 Arrays = Any
@@ -278,3 +278,19 @@ def test_a_refusal_is_told_once_with_the_keywords_of_the_call() -> None:
 
     details = [finding.detail for finding in check(plain_only, cases=0).findings]
     assert details == ["It raises RuntimeError: no triangle with causal."]
+
+
+def test_where_calls_are_slow_fewer_are_made_and_the_report_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = check(core_of_causal)
+    monkeypatch.setattr(checking, "SLOW", 0.0)
+    slow = check(core_of_causal)
+    assert slow.margin is not None
+    assert usual.margin is not None
+    assert (usual.margin.cases, slow.margin.cases) == (checking.CASES, checking.FEW)
+    assert slow.calls < usual.calls - 100
+    assert any(note.startswith("Calls are slow: 24 cases were drawn, not 80") for note in slow.notes)
+    assert check(core_of_causal, cases=30).margin.cases == 30  # type: ignore[union-attr]
+
+
+def core_of_causal(q: Arrays, k: Arrays, v: Arrays, *, causal: bool = False) -> Arrays:
+    return core(q, k, v, causal=causal)

@@ -98,7 +98,12 @@ def test_a_known_mistake_is_named_with_where_it_happened() -> None:
 
 @pytest.mark.parametrize(
     "ways",
-    [{}, {"anchor": "top_left", "empty": "nan", "guard_values": False}, {"extra_keys": 1, "log_base": 2}, {"empty": "mean"}],
+    [
+        {},
+        {"anchor": "top_left", "empty": "nan", "guard_values": False},
+        {"extra_keys": 1, "log_base": 2},
+        {"empty": "mean"},
+    ],
     ids=str,
 )
 def test_what_the_read_outs_have_found_is_not_told_again(ways: dict[str, Any]) -> None:
