@@ -252,7 +252,7 @@ class Emulated:
         """Attend; shapes as in `kvattn.testing.targets`."""
         queries, keys = q.shape[2], k.shape[2]
         back = np.arange(queries)[:, None] + keys - queries - np.arange(keys)  # [T, S]
-        seen = back >= (0 if causal else -keys)
+        seen = (back >= 0) | (not causal)
         if window is not None:
             seen &= back < window
         if mask is not None:
