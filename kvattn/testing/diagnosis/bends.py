@@ -15,7 +15,7 @@ from kvattn.testing.diagnosis.lab import Lab
 from kvattn.testing.diagnosis.recipe import DRAWN, LOUD, Built, Recipe, Sizes
 from kvattn.testing.diagnosis.weights import centred_logs
 
-_SIZES = Sizes(3, 6, 2, 4, 7, 26, 26)
+_SIZES, _SQUARE = Sizes(3, 6, 2, 4, 7, 26, 26), Sizes(2, 6, 2, 5, 5, 26, 26)
 BIAS = "r.standard_normal(({B}, {Hq}, {T}, {S}))"
 """A bias that differs everywhere."""
 
@@ -130,11 +130,9 @@ def read_bias(lab: Lab) -> None:
     factor = float((centred * moved).sum() / (centred**2).sum())
     if _apart(moved, factor * centred) > 20 * lab.sharp:
         lab.set_aside("bias")
-        for words, which in (("head 0", bias[:, :1]), ("sequence 0", bias[:1]), ("row 0", bias[:, :, :1])):
+        for words, which in _others(bias, case.sizes).items():
             if _apart(moved, np.broadcast_to(which, bias.shape)) <= 20 * lab.sharp:
-                lab.add(
-                    "mask-compose", {"argument": "bias", "of": words}, f"The bias of {words} is added to all.", case
-                )
+                lab.add("mask-compose", {"argument": "bias", "of": words}, f"{_said(words)}.", case)
                 return
         detail = f"The bias does not move the scores by itself: by {factor:.4g} of it on the whole, unevenly."
         lab.add("unclassified", {"argument": "bias", "mean_factor": round(factor, 6)}, detail, case)
@@ -152,8 +150,52 @@ def read_bias(lab: Lab) -> None:
         parameters = {"argument": "bias", "factor": round(factor, 6)}
         lab.add("scale", {**parameters, "place": "before the scale"} if why else parameters, detail, case)
         return
+    if not _square(lab):
+        return
     if lab.can("bias", "softcap"):
         _place(lab, lab.case(_SIZES, DRAWN, bias=BIAS, softcap="0.7"))
+
+
+def _others(bias: Scores, sizes: Sizes) -> dict[str, Scores]:
+    """Return biases that may be taken for the one that was given, ``[B, Hq, T, S]``."""
+    heads = np.arange(sizes.Hq)
+    group = sizes.Hq // sizes.Hkv
+    return {
+        "head 0": bias[:, :1],
+        "sequence 0": bias[:1],
+        "row 0": bias[:, :, :1],
+        "key 0": bias[..., :1],
+        "head h % Hkv": bias[:, heads % sizes.Hkv],
+        "head h // (Hq // Hkv)": bias[:, heads // group],
+        "heads in reverse": bias[:, ::-1],
+        "keys in reverse": bias[..., ::-1],
+        "the next key": np.roll(bias, -1, -1),
+        "the key before": np.roll(bias, 1, -1),
+        "[S, T] read as [T, S]": np.ascontiguousarray(bias.swapaxes(2, 3)).reshape(bias.shape),
+        "heads and queries swapped by a view": np.ascontiguousarray(bias.swapaxes(1, 2)).reshape(bias.shape),
+    }
+
+
+def _said(words: str) -> str:
+    return f"The bias of {words} is added to all" if words.endswith(" 0") else f"The bias is taken from: {words}"
+
+
+def _square(lab: Lab) -> bool:
+    """Say whether the bias is added as it is where there are as many queries as keys."""
+    case = lab.case(_SQUARE, DRAWN, bias=BIAS)
+    built = case.build()
+    score, bias = _parts(lab, built)[0], np.asarray(built.options["bias"], np.float64)
+    moved = centred_logs(lab.weights(case)) - (score - score.mean(-1, keepdims=True))
+    if case.sizes.T != case.sizes.S or _apart(moved, bias) <= 20 * lab.sharp:
+        return True
+    lab.set_aside("bias")
+    if _apart(moved, bias.swapaxes(2, 3)) <= 20 * lab.sharp:
+        detail = "Where T = S the bias is added transposed: [t, s] takes what was given for [s, t]."
+        lab.add("mask-compose", {"argument": "bias", "of": "the transposed", "when": "T = S"}, detail, case)
+    else:
+        detail = "Where T = S the bias does not move the scores by itself."
+        lab.add("unclassified", {"argument": "bias", "when": "T = S"}, detail, case)
+    return False
 
 
 def _place(lab: Lab, case: Recipe) -> None:

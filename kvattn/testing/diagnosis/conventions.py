@@ -36,7 +36,10 @@ LEGAL: Mapping[str, tuple[str, Callable[[_Parameters], bool]]] = MappingProxyTyp
             "slopes of another table, or another constant in each row, which softmax cannot see",
             lambda p: p.get("slopes") in _SLOPES or "row_constant" in p,
         ),
-        "sink": ("an lse without the sinks", lambda p: p.get("in_lse") is False),
+        "sink": (
+            "an lse without the sinks; a logit of 0 in every denominator, as softmax_one has it",
+            lambda p: p.get("logit") == 0.0 if p.get("always") else p.get("in_lse") is False,
+        ),
         "gqa-map": ("as many key/value heads as query heads", lambda p: p.get("supported") is False),
         "precision": ("another number format on the way", lambda p: True),
     }

@@ -7,11 +7,14 @@ is then the share that the query head takes from each key/value head.
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kvattn.testing.diagnosis.axes import read_axes
 from kvattn.testing.diagnosis.behaviour import HEAD_MAPS
 from kvattn.testing.diagnosis.lab import Lab, Refused
 from kvattn.testing.diagnosis.prose import reads_like
 from kvattn.testing.diagnosis.recipe import BY_BATCH, BY_HEAD, Recipe, Sizes
+from kvattn.testing.diagnosis.totals import read_own_sink
 
 _SIZES = (Sizes(3, 8, 2, 5, 7, 26, 26), Sizes(2, 6, 3, 4, 6, 20, 20))
 
@@ -46,6 +49,8 @@ def read_heads(lab: Lab) -> None:
         sizes = case.sizes
         share = out[..., : sizes.Hkv]
         if not np.allclose(share.sum(-1), 1, atol=10 * lab.sharp):
+            if read_own_sink(lab) or read_axes(lab):
+                return
             total = float(share.sum(-1).flat[np.argmax(np.abs(share.sum(-1) - 1))])
             lab.add(
                 "unclassified",
@@ -55,9 +60,7 @@ def read_heads(lab: Lab) -> None:
             )
             lab.stopped = True
             return
-        read.append(
-            [int(np.argmax(share[0, h, 0])) if share[:, h].max(-1).min() > 0.99 else -1 for h in range(sizes.Hq)]
-        )
+        read.append([_single(share[:, h]) for h in range(sizes.Hq)])
     mixed = lab.see(lab.case(_SIZES[0], values=BY_BATCH)).out
     own = np.stack([mixed[b, ..., b] for b in range(len(mixed))])
     if own.min() < 1 - 10 * lab.sharp:
@@ -69,6 +72,12 @@ def read_heads(lab: Lab) -> None:
         )
         lab.stopped = True
     lab.behaviour = replace(lab.behaviour, value_map=name_map(lab, read, "v"))
+
+
+def _single(share: NDArray[np.float64]) -> int:
+    """Return the head from which all rows ``[B, T, Hkv]`` take everything; -1 where there is none."""
+    head = int(share[0, 0].argmax())
+    return head if share[..., head].min() > 0.99 else -1
 
 
 def _cases(lab: Lab) -> list[Recipe]:
@@ -93,6 +102,8 @@ def name_map(lab: Lab, read: list[list[int]], which: str) -> str:
         ),
         "",
     )
+    if not name and read_axes(lab):
+        return first
     if name != first:
         text = f"reads {'K' if which == 'k' else 'V'} of head {name}" if name else f"reads heads {read[0]}"
         parameters = {"map": name or "other", "of": which, "read": read[0]}

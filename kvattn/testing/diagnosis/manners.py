@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from kvattn.testing.diagnosis.kept import read_kept
 from kvattn.testing.diagnosis.lab import Lab, Refused, told
 from kvattn.testing.diagnosis.recipe import DRAWN, RANDOM, Built, Recipe, Sizes
 
@@ -45,7 +46,12 @@ def read_manners(lab: Lab) -> None:
     """
     case = lab.case(_SIZES, DRAWN, RANDOM, **_options(lab))
     case = replace(case, sizes=replace(case.sizes, Hkv=case.sizes.Hq))
-    for look in (_changed, _stateful, _laid_out, _mates):
+    for look in (_changed, _stateful):
+        if not lab.stopped:
+            look(lab, case)
+    if not lab.stopped:
+        read_kept(lab)
+    for look in (_laid_out, _mates):
         if not lab.stopped:
             look(lab, case)
 

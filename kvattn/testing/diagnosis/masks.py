@@ -16,7 +16,7 @@ from kvattn.testing.diagnosis.recipe import FLAT, Recipe, Sizes
 from kvattn.testing.diagnosis.sight import agree, describe, row_ratio
 from kvattn.typing import Visible
 
-_SIZES = Sizes(3, 6, 2, 4, 9, 12, 12)
+_SIZES, _SQUARE = Sizes(3, 6, 2, 4, 9, 12, 12), Sizes(2, 6, 2, 6, 6, 12, 12)
 _HOLES = "(r.random(({B}, {Hq}, {T}, {S})) < 0.5) | (np.arange({S}) == {S} - 1)"
 
 _READINGS: dict[str, Callable[[Visible], Visible]] = {
@@ -47,7 +47,8 @@ def read_mask(lab: Lab) -> None:
     weights = lab.weights(case)
     read = lab.support(case)
     if agree(mask, read):
-        _shapes(lab)
+        if _square(lab):
+            _shapes(lab)
         return
     if agree(~mask, read):
         detail = "True in the mask hides a key, expected True = may see."
@@ -80,6 +81,22 @@ def read_mask(lab: Lab) -> None:
             return
     parameters, words = describe(mask, read)
     lab.add("mask-compose", {"argument": "mask", **parameters}, f"With a mask, {words}.", case)
+
+
+def _square(lab: Lab) -> bool:
+    """Say whether a mask means the same where there are as many queries as keys."""
+    case = lab.case(_SQUARE, FLAT, mask=_HOLES)
+    mask, read = seen_by(case.build().options["mask"]), lab.support(case)
+    if case.sizes.T != case.sizes.S or agree(mask, read):
+        return True
+    lab.set_aside("mask")
+    if agree(mask.swapaxes(2, 3), read):
+        detail = "Where T = S the mask is read transposed: row t sees what was given for column t."
+        lab.add("mask-compose", {"argument": "mask", "reads": "the mask transposed", "when": "T = S"}, detail, case)
+    else:
+        parameters, words = describe(mask, read)
+        lab.add("mask-compose", {"argument": "mask", "when": "T = S", **parameters}, f"Where T = S, {words}.", case)
+    return False
 
 
 def _shapes(lab: Lab) -> None:

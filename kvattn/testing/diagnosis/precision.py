@@ -62,6 +62,25 @@ STAGES = (
 """What may be rounded, in the order of the computation; "exp before v" leaves the total unrounded."""
 
 
+_SAID: Mapping[str, str] = MappingProxyType(
+    {
+        "everything": "It computes in",
+        "softmax": "Its softmax runs in",
+        "q, k": "q and k are rounded to",
+        "v": "v is rounded to",
+        "scaled q": "The scaled q is rounded to",
+        "products": "The products q·k are rounded to",
+        "scores": "The scores are rounded to",
+        "shifted": "The scores less their maximum are rounded to",
+        "exp": "The exponentials are rounded to",
+        "total": "The sum of the exponentials is rounded to",
+        "exp before v": "The exponentials are rounded before the product with v, and not before their sum, to",
+        "probabilities": "The probabilities are rounded to",
+        "out": "The output is rounded to",
+    }
+)
+
+
 def read_precision(lab: Lab) -> None:
     """Name stage and format of a computation that is coarser than its inputs.
 
@@ -109,11 +128,7 @@ def _blind(lab: Lab, case: Recipe, name: str) -> bool:
 
 
 def _report(lab: Lab, stage: str, name: str, off: float, case: Recipe) -> None:
-    words = {"everything": "It computes in", "softmax": "Its softmax runs in"}.get(stage)
-    text = (
-        f"{words} {name}" if words else f"{stage[0].upper()}{stage[1:]} is rounded to {name}".replace("K is", "k are")
-    )
-    detail = f"{text}, although its inputs are {lab.dtype}: errors up to {off:.2g}."
+    detail = f"{_SAID[stage]} {name}, although its inputs are {lab.dtype}: errors up to {off:.2g}."
     wide = lab.dtype
     stated = {
         "q, k": Arithmetic(wide, inputs=name),

@@ -5,7 +5,7 @@ its query sees.  Each hypothesis is a table of who sees whom at several sizes; t
 all of them names what was read.  Rows in which a hypothesis shows no key are left to `edges`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import combinations, product
 
@@ -16,6 +16,7 @@ from kvattn.testing.diagnosis.behaviour import Behaviour
 from kvattn.testing.diagnosis.lab import Lab, Refused
 from kvattn.testing.diagnosis.places import key_places, query_places
 from kvattn.testing.diagnosis.recipe import FLAT, Built, Recipe, Sizes
+from kvattn.testing.diagnosis.window_forms import fixed, forms
 from kvattn.typing import Visible
 
 MASK = "(r.random(({B}, {Hq}, {T}, {S})) < 0.5) | np.eye({T}, {S}, {S} - {T}, dtype=bool) | (np.arange({S}) == 0)"
@@ -23,6 +24,7 @@ MASK = "(r.random(({B}, {Hq}, {T}, {S})) < 0.5) | np.eye({T}, {S}, {S} - {T}, dt
 
 _SQUARE, _LONG, _STEP = Sizes(2, 6, 2, 5, 5, 12, 12), Sizes(2, 6, 2, 4, 9, 12, 12), Sizes(2, 6, 2, 1, 7, 12, 12)
 _TALL = Sizes(2, 6, 2, 6, 4, 12, 12)
+_FAR, _TALLER = Sizes(1, 2, 1, 2, 300, 12, 300), Sizes(1, 2, 1, 70, 70, 12, 70)
 
 OTHERS = {"softcap": "0.9", "bias": "np.zeros(({B}, {Hq}, {T}, {S}))", "scale": "0.3", "sinks": "np.zeros({Hq})"}
 """Options that must not change who sees whom."""
@@ -89,7 +91,7 @@ def read_causal(lab: Lab) -> None:
     >>> lab.findings[0].fault_class, lab.findings[0].parameters["anchor"]
     ('causal-align', 'top_left')
     """
-    cases = [lab.case(sizes, FLAT, causal="True") for sizes in (_LONG, _SQUARE, _STEP)]
+    cases = [lab.case(sizes, FLAT, causal="True") for sizes in (_LONG, _SQUARE, _STEP, _TALLER)]
     read = [lab.support(case) for case in cases]
 
     def fits(behaviour: Behaviour) -> bool:
@@ -144,10 +146,20 @@ def _name_odd_causal(lab: Lab, cases: list[Recipe], read: list[Visible]) -> None
     if agree(np.triu(np.ones(read[1].shape[2:], np.bool_)), read[1][0, 0]):
         lab.add("mask-polarity", {"argument": "causal"}, "causal=True hides the past and shows the future.", cases[1])
         return
-    for group, of in product((2, 4, 8, 16, 3), ("rows of the call", "positions")):
-        if all(agree(_grouped(lab.behaviour, case.build(), group, of), r) for case, r in zip(cases, read, strict=True)):
+    right = [agree(w, r) for w, r in zip(wanted, read, strict=True)]
+    for group, of in product((2, 4, 8, 16, 3, 32, 64), ("rows of the call", "positions")):
+        shared = [
+            agree(_grouped(lab.behaviour, case.build(), group, of), r) for case, r in zip(cases, read, strict=True)
+        ]
+        if all(a or b for a, b in zip(shared, right, strict=True)):
+            wrong = next(n for n in (1, 0, 2, 3) if not right[n])
+            found: dict[str, object] = {"argument": "causal", "row_group": group, "of": of}
             detail = f"Rows share a triangle in groups of {group} {of}: each sees what the last of its group may see."
-            lab.add("mask-compose", {"argument": "causal", "row_group": group, "of": of}, detail, cases[1])
+            if not all(shared):
+                long, short = cases[wrong].sizes.T, max(c.sizes.T for c, fine in zip(cases, right, strict=True) if fine)
+                found["when"] = f"T = {long}"
+                detail = f"{detail[:-1]}, at T = {long} and not at {short}."
+            lab.add("mask-compose", found, detail, cases[wrong])
             return
     n = next(i for i, (w, r) in enumerate(zip(wanted, read, strict=True)) if not agree(w, r))
     parameters, words = describe(wanted[n], read[n])
@@ -179,8 +191,12 @@ def _read_tall(lab: Lab) -> None:
         return
     for anchor in ("bottom_right", "top_left"):
         if agree(replace(lab.behaviour, anchor=anchor).visible(case.build()), read):
-            detail = f"With T > S the causal triangle is tied to the {anchor.replace('_', '-')} corner."
-            lab.add("causal-align", {"anchor": anchor, "when": "T > S"}, detail, case, kind="convention")
+            other = lab.behaviour.anchor
+            corners = f"{other.replace('_', '-')} where T <= S, {anchor.replace('_', '-')} where T > S"
+            detail = f"The corner of the causal triangle switches with the sign of S - T: {corners}."
+            switched = {"anchor": anchor, "when": "T > S", "otherwise": other}
+            shown = case if anchor == "top_left" else lab.case(_LONG, FLAT, causal="True")  # where it differs
+            lab.add("causal-align", switched, detail, shown, kind="convention")
             return
     tall = case.sizes
     offset = tall.S - tall.T
@@ -210,6 +226,7 @@ def read_window(lab: Lab) -> None:
         for sizes in (_LONG, _SQUARE, _STEP)
         for w in (2, 1, 3, sizes.S - 1, sizes.S, sizes.S + 1)
     ]
+    cases.append(lab.case(_FAR, FLAT, causal="True", window="5"))  # beyond a window of a size of its own
     read = [lab.support(case) for case in cases]
     built = [case.build() for case in cases]
 
@@ -241,9 +258,11 @@ def read_window(lab: Lab) -> None:
         detail = "The window is measured from the top-left corner, the causal triangle from the bottom-right."
         lab.add("causal-align", {"anchor": "top_left", "of": "window"}, detail, cases[0])
         return
-    if any(fits(table(lab.behaviour, b) for b in built) for table in (_window_from, _band)):
+    if fits(_window_from(lab.behaviour, b) for b in built):
         detail = "With window= the causal part is lost: keys after the query are visible."
         lab.add("mask-dropped", {"argument": "causal", "with": ["window"]}, detail, cases[0])
+        return
+    if _name_form(lab, fits, built, read, wrong):
         return
     if all(r.all() for r in read):
         detail = "causal and window are joined by OR: every query sees every key."
@@ -261,20 +280,44 @@ def read_window(lab: Lab) -> None:
     wanted = lab.behaviour.visible(wrong.build())
     parameters, words = describe(wanted, lab.support(wrong))
     size, w = wrong.sizes, dict(wrong.options)["window"]
-    detail = f"With causal=True, window={w}, T={size.T}, S={size.S}, {words}."
+    asked, shown = _counts(cases, read)
+    detail = f"With causal=True, window={w}, T={size.T}, S={size.S}, {words}; the last query sees {shown} keys at"
+    detail += f" W = {asked}."
     lab.add("mask-compose", {"argument": "window", "window": int(w), **parameters}, detail, wrong)
+
+
+def _name_form(
+    lab: Lab, fits: Callable[[Iterator[Visible]], bool], built: list[Built], read: list[Visible], wrong: Recipe
+) -> bool:
+    """Say whether W is taken for something else that is known."""
+    size = int(read[-1][0, 0, -1].sum())
+    if fits(fixed(lab.behaviour, size)(b) for b in built):
+        detail = f"The window shows {size} keys whatever W is: its size is fixed."
+        lab.add("mask-compose", {"argument": "window", "reads": "a fixed size", "size": size}, detail, wrong)
+        return True
+    for form in forms(lab.behaviour):
+        if fits(form.sees(b) for b in built):
+            lost = "" if form.causal else "; the causal part is lost"
+            detail = f"The window is {form.words}: {form.reads}{lost}. Expected i - j < W beside the triangle."
+            parameters: dict[str, object] = {"argument": "window", "reads": form.reads, "causal": form.causal}
+            if form.reads == "|i - j| < W":
+                parameters = {"argument": "causal", "with": ["window"], "reads": form.reads}
+                lab.add("mask-dropped", parameters, f"With window= keys after the query are visible. {detail}", wrong)
+            else:
+                lab.add("mask-compose", parameters, detail, wrong)
+            return True
+    return False
+
+
+def _counts(cases: list[Recipe], read: list[Visible]) -> tuple[str, str]:
+    """Return the windows that were asked for, and how many keys the last query saw."""
+    pairs = {int(dict(case.options)["window"]): int(r[0, 0, -1].sum()) for case, r in zip(cases, read, strict=True)}
+    return ", ".join(map(str, sorted(pairs))), ", ".join(str(pairs[w]) for w in sorted(pairs))
 
 
 def _window_from(behaviour: Behaviour, built: Built) -> Visible:
     """Return the window's lower bound alone."""
     return behaviour.visible(built._replace(options={**built.options, "causal": False}))
-
-
-def _band(behaviour: Behaviour, built: Built) -> Visible:
-    """Return a window that reaches as far forward as back."""
-    length, count = built.q.shape[2], built.k.shape[2]
-    ahead = np.arange(count) - np.arange(length)[:, None] - (count - length)
-    return np.asarray(_window_from(behaviour, built) & (ahead < built.options["window"]))
 
 
 def read_together(lab: Lab) -> None:

@@ -82,6 +82,55 @@ def _line(x: Rows, y: Rows, close: float) -> tuple[float | None, float]:
     return slope, math.exp(shift)
 
 
+def read_own_sink(lab: Lab) -> bool:
+    """Name a sink that stands in every call, as in softmax_one, and say whether there is one; the rest is not read.
+
+    Examples
+    --------
+    >>> from kvattn.testing.planted.wrapped import OwnSink
+    >>> from kvattn.testing.targets import target_of
+    >>> lab = Lab(target_of(OwnSink(0.0)))
+    >>> read_own_sink(lab), lab.findings[0].parameters["logit"], lab.findings[0].parameters["in_lse"]
+    (True, 0.0, True)
+    """
+    case = lab.case(_SIZES, MILD)
+    seen = lab.see(case)
+    exact = lab.behaviour.expected(seen.built)
+    kept = seen.out[..., : case.sizes.S].sum(-1)  # [B, Hq, T]
+    shares = np.asarray(exact.out[..., : case.sizes.S], np.float64)
+    if not ((kept > 1e-4) & (kept < 1 - 1e-4)).all():
+        return False
+    if np.abs(seen.out[..., : case.sizes.S] - kept[..., None] * shares).max() > 5 * lab.sharp:
+        return False
+    lse = np.asarray(exact.lse, np.float64)
+    logit = np.log1p(-kept) - np.log(kept) + lse
+    heads = logit.mean((0, 2))
+    close = 20 * lab.sharp
+    top = lse + np.log(shares.max(-1))  # the largest score
+    if np.abs(logit - top).max() <= close:
+        said = "the row's largest score"
+        detail = "1 is added to the denominator after the maximum was taken off: exp(s - max) / (1 + sum)"
+        parameters: dict[str, object] = {"logit": said}
+    elif np.abs(logit - heads[:, None]).max() > close:
+        return False
+    elif np.ptp(heads) <= close:
+        value = 0.0 if abs(heads.mean()) <= close else round(float(heads.mean()), 5)
+        form = "exp(s) / (1 + sum), softmax_one" if value == 0 else f"exp(s) / ({np.exp(value):.5g} + sum)"
+        detail = f"Without sinks= a logit of {value:g} stands in every denominator: {form}"
+        parameters = {"logit": value}
+    else:
+        parameters = {"logit": np.round(heads, 5).tolist()}
+        detail = f"Without sinks= logits {np.round(heads, 4).tolist()} stand in the heads' denominators"
+    if seen.lse is not None:
+        forms = {"counts it": np.logaddexp(lse, logit), "does not count it": lse}
+        words = next((w for w, want in forms.items() if np.abs(seen.lse - want).max() <= close), "is another one")
+        parameters["in_lse"] = {"counts it": True, "does not count it": False}.get(words, "other")
+        detail += f"; its lse {words}"
+    lab.add("sink", {"always": True, **parameters}, f"{detail}. Expected softmax over the keys alone.", case)
+    lab.stopped = True
+    return True
+
+
 def read_lse(lab: Lab) -> None:
     """Fit base and content of the log-sum-exp.
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from kvattn.testing.diagnosis.axes import read_axes
 from kvattn.testing.diagnosis.behaviour import GIVEN, SCALES
 from kvattn.testing.diagnosis.heads import name_map
 from kvattn.testing.diagnosis.lab import Lab, Refused
@@ -59,6 +60,8 @@ def read_weights(lab: Lab) -> None:
         best = rest.argmin(-1)
         used = slope[np.arange(sizes.Hq), best]
         if rest.min(-1).max() > 3 * lab.sharp * max(1.0, float(np.abs(logs).max())):
+            if read_axes(lab):
+                return
             lab.add(
                 "unclassified",
                 {"largest_residual": round(float(rest.min(-1).max()), 4), "slope": round(float(used.mean()), 6)},

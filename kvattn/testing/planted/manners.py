@@ -3,6 +3,7 @@
 from kvattn.testing.planted.mutant import Mutant
 from kvattn.testing.planted.wrapped import (
     Drifts,
+    Keeps,
     Mates,
     OneBuffer,
     RawMemory,
@@ -17,6 +18,10 @@ STATE = (
     *(
         Mutant(f"{which} of an earlier call", Remembers(which), "stale-state", {"property": "arguments", "kept": which})
         for which in "qkv"
+    ),
+    *(
+        Mutant(f"{which} of an earlier call", Keeps(which), "stale-state", {"property": "arguments", "kept": which})
+        for which in ("causal", "window", "bias", "mask")
     ),
     Mutant("drift from call to call", Drifts(0.01), "stale-state", {"property": "calls"}),
     Mutant("one output buffer", OneBuffer(), "stale-state", {"property": "output", "overwritten": True}),

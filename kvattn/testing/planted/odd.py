@@ -71,15 +71,6 @@ def _entmax(q: Array, k: Array, v: Array) -> Array:
     return np.asarray(weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30) @ v, v.dtype)
 
 
-def _over_queries(q: Array, k: Array, v: Array) -> Array:
-    """Take the softmax over the queries."""
-    group = q.shape[1] // k.shape[1]
-    k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
-    scores = np.einsum("bhtd,bhsd->bhts", q, k) / np.sqrt(q.shape[3])
-    weights = np.exp(scores - scores.max(2, keepdims=True))
-    return np.asarray(weights / weights.sum(2, keepdims=True) @ v, v.dtype)
-
-
 def _distance(q: Array, k: Array, v: Array) -> Array:
     """Score by distance."""
     group = q.shape[1] // k.shape[1]
@@ -129,7 +120,6 @@ ODD = (
     Mutant("weights squared and normalised at long keys", Sharpened(1.5), ""),
     Mutant("weights bent and not normalised", Sharpened(1.1, normal=False), ""),
     Mutant("rectified squares for exponentials", _entmax, ""),
-    Mutant("softmax over the queries", _over_queries, ""),
     Mutant("distances for products", _distance, ""),
     Mutant("keys and values swapped", _swapped, ""),
     Mutant(

@@ -2,6 +2,9 @@
 
 from kvattn.testing.planted.attention import Planted
 from kvattn.testing.planted.mutant import Mutant
+from kvattn.testing.planted.wrapped import Axis, Turns, Viewed
+
+_FORTH, _BACK = "[B, H, T, D] read as [B, T, H, D]", "[B, T, H, D] read as [B, H, T, D]"
 
 HEADS = (
     Mutant("tiled heads", Planted(head_map="h % Hkv"), "gqa-map", {"map": "h % Hkv"}),
@@ -22,6 +25,27 @@ HEADS = (
         Planted(head_map="(h + 1) // (Hq // Hkv) % Hkv"),
         "gqa-map",
         {"map": "other", "read": [0, 0, 0, 1, 1, 1, 1, 0]},
+    ),
+    *(
+        Mutant(
+            f"a view of {', '.join(of)} for a transpose{', back' if back else ''}",
+            Viewed(*of, back=back),
+            "gqa-map",
+            {"map": "heads and tokens swapped", "of": [*of], "view": _BACK if back else _FORTH},
+        )
+        for of, back in (
+            (("q", "k", "v"), False),
+            (("k", "v"), False),
+            (("q",), True),
+            (("v",), False),
+            (("out",), True),
+            (("out",), False),
+            (("q", "k", "v", "out"), True),
+        )
+    ),
+    *(
+        Mutant(f"softmax over the {name}", Axis(axis), "unclassified", {"softmax_over": name})
+        for name, axis in (("queries", 2), ("heads", 1))
     ),
 )
 
@@ -56,6 +80,21 @@ SCALES = (
     ),
     Mutant("bias times -1", Planted(bias_factor=-1.0), "scale", {"argument": "bias", "factor": -1.0}),
     Mutant("bias halved", Planted(bias_factor=0.5), "scale", {"argument": "bias", "factor": 0.5}),
+    *(
+        Mutant(
+            f"bias of {of}",
+            Planted(formulas={"biased": f"x + {formula}"}),
+            "mask-compose",
+            {"argument": "bias", "of": of},
+        )
+        for of, formula in (
+            ("head 0", "bias[:, :1]"),
+            ("row 0", "bias[:, :, :1]"),
+            ("heads in reverse", "bias[:, ::-1]"),
+            ("[S, T] read as [T, S]", "bias.swapaxes(2, 3).reshape(bias.shape)"),
+        )
+    ),
+    Mutant("bias transposed", Turns("bias"), "mask-compose", {"argument": "bias", "of": "the transposed"}),
     Mutant(
         "bias before the scale",
         Planted(bias_place="before scale"),

@@ -2,7 +2,7 @@
 
 from kvattn.testing.planted.attention import Planted
 from kvattn.testing.planted.mutant import Mutant
-from kvattn.testing.planted.wrapped import MasksLate
+from kvattn.testing.planted.wrapped import MasksLate, Turns
 
 
 def _sees(name: str, keyword: str, formula: str, fault_class: str, **parameters: object) -> Mutant:
@@ -46,8 +46,29 @@ TRIANGLE = (
         "causal-align",
         anchor="top_left",
         when="T > S",
+        otherwise="bottom_right",
     ),
     _sees("rows in groups of four", "causal", "j <= i // 4 * 4 + 3", "mask-compose", argument="causal", row_group=4),
+    *(
+        _sees(
+            f"rows in groups of {group} in longer calls",
+            "causal",
+            f"j <= (t // {group} * {group} + {group - 1} + n - T if T > {group} and not placed else i)",
+            "mask-compose",
+            row_group=group,
+            of="rows of the call",
+        )
+        for group in (4, 8, 64)
+    ),
+    _sees(
+        "top left unless T > S",
+        "causal",
+        "j <= (i if placed else t + minimum(n - T, 0))",
+        "causal-align",
+        anchor="bottom_right",
+        when="T > S",
+        otherwise="top_left",
+    ),
     _sees("rows in pairs", "causal", "j <= i // 2 * 2 + 1", "mask-compose", argument="causal", row_group=2),
     _sees("future in place of past", "causal", "j >= i", "mask-polarity", argument="causal"),
     Mutant("causal ignored", Planted(ignore=("causal",)), "mask-dropped", {"argument": "causal"}),
@@ -98,6 +119,33 @@ WINDOW = (
         "mask-compose",
         {"operator": "or", "of": ["causal", "window"]},
     ),
+    *(
+        Mutant(
+            f"window {reads}{' beside the triangle' if causal else ''}",
+            Planted(formulas={"window": formula}, lost={} if causal else {"causal": "window is not None"}),
+            "mask-compose",
+            {"argument": "window", "reads": reads, "causal": causal},
+        )
+        for reads, formula, causal in (
+            ("|i - j| <= W", "abs(i - j) <= w", False),
+            ("|i - j| <= W // 2", "abs(i - j) <= w // 2", False),
+            ("i // W == j // W", "i // w == j // w", True),
+            ("i // W == j // W", "i // w == j // w", False),
+            ("i // W - j // W in (0, 1)", "i // w - j // w < 2", True),
+            ("i - j < 2 * W", "i - j < 2 * w", True),
+            ("(i - j) % W == 0", "(i - j) % w == 0", True),
+        )
+    ),
+    Mutant(
+        "window |i - j| < W",
+        Planted(formulas={"window": "abs(i - j) < w"}, lost={"causal": "window is not None"}),
+        "mask-dropped",
+        {"argument": "causal", "reads": "|i - j| < W"},
+    ),
+    *(
+        _sees(f"window of {size}, whatever is asked", "window", f"i - j < {size}", "mask-compose", size=size)
+        for size in (3, 64, 128)
+    ),
     _sees("one key less ahead", "ahead", "j - i < a", "window-off-by-one", argument="ahead", extra=-1),
     _sees("one key more ahead", "ahead", "j - i <= a + 1", "window-off-by-one", argument="ahead", extra=1),
     Mutant("ahead ignored", Planted(ignore=("ahead",)), "mask-dropped", {"argument": "ahead"}),
@@ -108,6 +156,7 @@ MASKS = (
     Mutant("mask added", Planted(mask_reads="added"), "mask-polarity", {"encoding": "added", "true": 1.0}),
     Mutant("mask read as a length", Planted(mask_reads="length"), "mask-polarity", {"encoding": "length"}),
     Mutant("mask ignored", Planted(ignore=("mask",)), "mask-dropped", {"argument": "mask"}),
+    Mutant("mask transposed", Turns("mask"), "mask-compose", {"argument": "mask", "reads": "the mask transposed"}),
     Mutant("mask ignored beside causal", Planted(lost={"mask": "causal"}), "mask-dropped", {"argument": "mask"}),
     Mutant("bias ignored", Planted(ignore=("bias",)), "mask-dropped", {"argument": "bias"}),
     Mutant(

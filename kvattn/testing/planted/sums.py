@@ -4,6 +4,7 @@ import math
 
 from kvattn.testing.planted.attention import Planted
 from kvattn.testing.planted.mutant import Mutant
+from kvattn.testing.planted.wrapped import OwnSink
 
 SINKS = (
     Mutant("sinks ignored", Planted(ignore=("sinks",)), "sink", {"count": 0}),
@@ -23,6 +24,15 @@ SINKS = (
         Planted(formulas={"lse": "log(maximum(total - sink, 0)) + top"}),
         "sink",
         {"in_lse": False},
+    ),
+    *(
+        Mutant(f"a sink of {words} in every call", OwnSink(logit, counted), "sink", {"always": True, **parameters})
+        for words, logit, counted, parameters in (
+            ("0", 0.0, True, {"logit": 0.0, "in_lse": True}),
+            ("0, not in the lse,", 0.0, False, {"logit": 0.0, "in_lse": False}),
+            ("0.7", 0.7, True, {"logit": 0.7, "in_lse": True}),
+            ("each head", (0.5, -0.25), True, {"logit": [0.5, -0.25, 0.5, -0.25, 0.5, -0.25]}),
+        )
     ),
     Mutant("sinks lost beside a window", Planted(lost={"sinks": "window is not None"}), "sink", {"argument": "sinks"}),
 )

@@ -36,6 +36,37 @@ class Remembers:
 
 
 @dataclass
+class Keeps:
+    """Keeps an option of the first call of each shape, and uses it in later ones.
+
+    >>> one = np.ones((1, 1, 1, 2))
+    >>> f = Keeps("mask")
+    >>> [float(f(one, one, one, mask=np.full((1, 1, 1, 1), seen)).max()) for seen in (True, False)]
+    [1.0, 1.0]
+    """
+
+    which: str
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        causal: bool = False,
+        window: int | None = None,
+        bias: Array | None = None,
+        mask: Visible | None = None,
+    ) -> Array:
+        """Attend, with what was kept."""
+        options: dict[str, Any] = {"causal": causal, "window": window, "bias": bias, "mask": mask}
+        if self.which == "causal" or options[self.which] is not None:
+            options[self.which] = self.kept.setdefault((q.shape[:3], k.shape[2]), options[self.which])
+        return _right(q, k, v, **options)
+
+
+@dataclass
 class Drifts:
     """Every call leaves something behind that the next one adds.
 
@@ -74,6 +105,91 @@ class MasksLate:
         if causal:
             weights = weights * np.tri(q.shape[2], k.shape[2], k.shape[2] - q.shape[2])
         return np.asarray(weights @ v, v.dtype)
+
+
+@dataclass(frozen=True)
+class OwnSink:
+    """Has a sink of its own in every call; the log-sum-exp counts it or not.
+
+    >>> one = np.zeros((1, 1, 1, 1))
+    >>> float(OwnSink(0.0)(one, one, one + 1)[0].sum())
+    0.5
+    """
+
+    logit: float | tuple[float, ...]
+    in_lse: bool = True
+
+    def __call__(self, q: Array, k: Array, v: Array, *, causal: bool = False) -> tuple[Array, Array]:
+        """Attend beside the sink."""
+        sinks = np.resize(np.asarray(self.logit, q.dtype), q.shape[1])
+        out, lse = Planted()(q, k, v, causal=causal, sinks=sinks)
+        return out, lse if self.in_lse else Planted()(q, k, v, causal=causal)[1]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Transposes a square mask or bias.
+
+    >>> one, seen = np.ones((1, 1, 2, 1)), np.array([[True, True], [False, True]])[None, None]
+    >>> float(np.abs(Turns("mask")(one, one, one, mask=seen) - 1).max())
+    0.0
+    """
+
+    which: str
+
+    def __call__(
+        self, q: Array, k: Array, v: Array, *, bias: Array | None = None, mask: Visible | None = None
+    ) -> Array:
+        """Attend, with rows for columns."""
+        options: dict[str, Any] = {"bias": bias, "mask": mask}
+        given = options[self.which]
+        if given is not None and given.shape[-1] == given.shape[-2]:
+            options[self.which] = given.swapaxes(-1, -2)
+        return _right(q, k, v, **options)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Takes the softmax over another axis of the scores ``[B, H, T, S]``.
+
+    >>> one = np.ones((1, 1, 2, 1))
+    >>> Axis(2)(one, one, one).ravel()
+    array([1., 1.])
+    """
+
+    axis: int
+
+    def __call__(self, q: Array, k: Array, v: Array) -> Array:
+        """Attend with weights that sum to 1 over that axis."""
+        group = q.shape[1] // k.shape[1]
+        k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
+        scores = np.einsum("bhtd,bhsd->bhts", q, k) / np.sqrt(q.shape[3])
+        weights = np.exp(scores - scores.max(self.axis, keepdims=True))
+        return np.asarray(weights / weights.sum(self.axis, keepdims=True) @ v, v.dtype)
+
+
+class Viewed:
+    """Swaps heads and tokens of some arrays by a reshape, where a transpose was due.
+
+    >>> x = np.arange(4.0).reshape(1, 2, 2, 1)
+    >>> Viewed("out")(x, x, x).shape
+    (1, 2, 2, 1)
+    """
+
+    def __init__(self, *of: str, back: bool = False) -> None:
+        self.of, self.back = of, back
+
+    def __call__(self, q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
+        """Attend, with a view."""
+        arrays = {n: self._view(x) if n in self.of else x for n, x in zip("qkv", (q, k, v), strict=True)}
+        out = _right(**arrays, causal=causal)
+        return self._view(out) if "out" in self.of else out
+
+    def _view(self, x: Array) -> Array:
+        b, h, t, d = x.shape
+        if self.back:
+            return np.ascontiguousarray(x.swapaxes(1, 2)).reshape(b, h, t, d)
+        return np.asarray(np.ascontiguousarray(x).reshape(b, t, h, d).swapaxes(1, 2))
 
 
 @dataclass

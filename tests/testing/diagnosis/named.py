@@ -7,7 +7,7 @@ from kvattn.testing.planted import Mutant
 from kvattn.testing.targets import target_of
 
 
-def read(mutant: Mutant, *readers: Callable[[Lab], None]) -> Lab:
+def read(mutant: Mutant, *readers: Callable[[Lab], object]) -> Lab:
     """Give a mutant to readers."""
     lab = Lab(target_of(mutant.function))
     for reader in readers:
@@ -15,12 +15,12 @@ def read(mutant: Mutant, *readers: Callable[[Lab], None]) -> Lab:
     return lab
 
 
-def named(mutant: Mutant, *readers: Callable[[Lab], None]) -> bool:
+def named(mutant: Mutant, *readers: Callable[[Lab], object]) -> bool:
     """Whether the readers alone name a mutant."""
     return any(mutant.is_named_by(finding) for finding in read(mutant, *readers).findings)
 
 
-def silent(*readers: Callable[[Lab], None]) -> bool:
+def silent(*readers: Callable[[Lab], object]) -> bool:
     """Whether the readers find nothing in the attention without a fault."""
     lab = Lab(planted())
     for reader in readers:

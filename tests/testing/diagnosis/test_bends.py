@@ -7,8 +7,10 @@ import pytest
 
 from kvattn.testing.diagnosis.bends import CAPS, read_bias, read_softcap
 from kvattn.testing.diagnosis.lab import Lab, planted
-from kvattn.testing.planted import Planted
+from kvattn.testing.planted import Mutant, Planted
+from kvattn.testing.planted.scores import SCALES
 from kvattn.testing.targets import target_of
+from tests.testing.diagnosis.named import named
 
 CORE = Planted(returns_lse=False)
 
@@ -64,6 +66,13 @@ def test_the_bias_of_one_head_for_all_is_named() -> None:
     lab = Lab(target_of(first))
     read_bias(lab)
     assert (lab.findings[0].fault_class, lab.findings[0].parameters["of"]) == ("mask-compose", "head 0")
+
+
+@pytest.mark.parametrize(
+    "mutant", [mutant for mutant in SCALES if mutant.fault_class == "mask-compose"], ids=lambda mutant: mutant.name
+)
+def test_a_bias_of_other_rows_or_heads_is_named(mutant: Mutant) -> None:
+    assert named(mutant, read_bias)
 
 
 def test_a_bias_that_moves_nothing_evenly_is_described() -> None:

@@ -9,6 +9,7 @@ import pytest
 from kvattn.testing.diagnosis.lab import Lab, planted
 from kvattn.testing.diagnosis.masks import read_mask
 from kvattn.testing.planted import Planted
+from kvattn.testing.planted.wrapped import Turns
 from kvattn.testing.targets import target_of
 
 CORE = Planted(returns_lse=False)
@@ -57,3 +58,9 @@ def test_a_mask_that_is_added_shows_the_number_it_adds() -> None:
     lab = Lab(target_of(lambda q, k, v, *, mask=None: CORE(q, k, v, bias=None if mask is None else -0.25 * mask)))
     read_mask(lab)
     assert lab.findings[0].parameters == {"encoding": "added", "true": -0.25}
+
+
+def test_a_mask_that_is_transposed_where_it_can_be_is_named() -> None:
+    lab = Lab(target_of(Turns("mask")))
+    read_mask(lab)
+    assert lab.findings[0].parameters == {"argument": "mask", "reads": "the mask transposed", "when": "T = S"}

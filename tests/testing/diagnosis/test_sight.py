@@ -48,6 +48,16 @@ def windowed(table: Table) -> Lab:
         (lambda i, j, T, S, w: (j <= i) | True, "mask-dropped", {"argument": "causal"}),
         (lambda i, j, T, S, w: j <= i // 4 * 4 + 3 + S - T, "mask-compose", {"row_group": 4, "of": "rows of the call"}),
         (lambda i, j, T, S, w: (j <= i + S - T) | (T > S), "causal-align", {"when": "T > S", "offset": "unsigned"}),
+        (
+            lambda i, j, T, S, w: j <= (i // 4 * 4 + 3 if T > 4 else i) + S - T,
+            "mask-compose",
+            {"row_group": 4, "of": "rows of the call", "when": "T = 5"},
+        ),
+        (
+            lambda i, j, T, S, w: j <= (i // 32 * 32 + 31 if T > 32 else i) + S - T,
+            "mask-compose",
+            {"row_group": 32, "of": "rows of the call", "when": "T = 70"},
+        ),
     ],
 )
 def test_a_causal_table_is_named(table: Table, fault_class: str, parameters: dict[str, Any]) -> None:
@@ -130,3 +140,18 @@ def test_the_contract_is_not_reported(read: Callable[[Lab], None]) -> None:
     lab = Lab(planted())
     read(lab)
     assert lab.findings == []
+
+
+@pytest.mark.parametrize(
+    ("table", "anchor", "otherwise"),
+    [
+        (lambda i, j, T, S, w: j <= i + max(S - T, 0), "top_left", "bottom_right"),
+        (lambda i, j, T, S, w: j <= i + min(S - T, 0), "bottom_right", "top_left"),
+    ],
+)
+def test_an_anchor_that_switches_with_the_sign_of_s_minus_t_is_named(table: Table, anchor: str, otherwise: str) -> None:
+    lab = causal(table)
+    read_causal(lab)
+    finding = next(finding for finding in lab.findings if "when" in finding.parameters)
+    assert finding.parameters == {"anchor": anchor, "when": "T > S", "otherwise": otherwise}
+    assert "switches with the sign of S - T" in finding.detail

@@ -1,14 +1,19 @@
 """Sinks and the log-sum-exp: what enters, how often, in which base."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from kvattn.testing import check
 from kvattn.testing.diagnosis.lab import Lab, planted
-from kvattn.testing.diagnosis.totals import read_lse, read_sinks
-from kvattn.testing.planted import Planted
+from kvattn.testing.diagnosis.totals import read_lse, read_own_sink, read_sinks
+from kvattn.testing.planted import Mutant, Planted
+from kvattn.testing.planted.sums import SINKS
+from kvattn.testing.planted.wrapped import OwnSink
 from kvattn.testing.targets import target_of
+from tests.testing.diagnosis.named import named
 
 
 @pytest.mark.parametrize(("factor", "count"), [(1.0, 2), (0.3, 1), (-1.0, 1), (0.5, 3)])
@@ -93,3 +98,35 @@ def test_an_lse_without_the_sinks_is_named() -> None:
     read_lse(lab)
     assert lab.findings[0].parameters == {"in_lse": False}
     assert not lab.behaviour.sink_in_lse
+
+
+@pytest.mark.parametrize(
+    "mutant", [mutant for mutant in SINKS if mutant.parameters.get("always")], ids=lambda mutant: mutant.name
+)
+def test_a_sink_that_stands_in_every_call_is_named(mutant: Mutant) -> None:
+    assert named(mutant, read_own_sink)
+
+
+def test_one_in_the_denominator_after_the_maximum_is_another_mistake_than_softmax_one() -> None:
+    def late(q: Any, k: Any, v: Any) -> Any:
+        group = q.shape[1] // k.shape[1]
+        s = np.einsum("bhtd,bhsd->bhts", q, np.repeat(k, group, 1)) / np.sqrt(q.shape[3])
+        e = np.exp(s - s.max(-1, keepdims=True))
+        return e / (1 + e.sum(-1, keepdims=True)) @ np.repeat(v, group, 1)
+
+    lab = Lab(target_of(late))
+    assert read_own_sink(lab)
+    assert lab.findings[0].parameters == {"always": True, "logit": "the row's largest score"}
+
+
+def test_rows_that_sum_to_something_else_have_no_sink() -> None:
+    for target in (planted(), target_of(lambda q, k, v: 0.9 * Planted(returns_lse=False)(q, k, v))):
+        lab = Lab(target)
+        assert not read_own_sink(lab)
+        assert lab.findings == []
+
+
+def test_softmax_one_is_a_convention_where_it_is_declared() -> None:
+    for logit, verdict in ((0.0, "convention"), (0.3, "fault")):
+        target = replace(target_of(OwnSink(logit)), conventions=frozenset({"sink"}))
+        assert check(target, cases=0).verdict == verdict
