@@ -16,6 +16,7 @@ from kvattn.testing.planted_caches import (
     PlantedCache,
     PlantedCodes,
     PlantedFormats,
+    PlantedLayers,
     PlantedPages,
     PlantedRing,
     PlantedScales,
@@ -31,12 +32,16 @@ def told(one: Planted) -> str:
 
 
 def chosen() -> Sequence[Planted]:
-    """All of them in the deep profile; elsewhere one of each kind, the middle of its parameters."""
+    """All of them in the deep profile; elsewhere one kind of each class and cache, and every third of the others."""
     kinds: dict[tuple[Any, ...], list[Planted]] = {}
     for one in PLANTED_CACHES:
         changed = tuple(part.partition("=")[0] for part in told(one).split(", "))
         kinds.setdefault((type(one.adapter), one.fault_class, changed), []).append(one)
-    return PLANTED_CACHES if DEEP else [each[len(each) // 2] for each in kinds.values()]
+    if DEEP:
+        return PLANTED_CACHES
+    each = {kind: some[len(some) // 2] for kind, some in kinds.items()}  # the middle of its parameters
+    first = {kind[:2]: one for kind, one in reversed(each.items())}
+    return [one for n, (kind, one) in enumerate(each.items()) if first[kind[:2]] is one or n % 3 == 0]
 
 
 @pytest.mark.parametrize("one", chosen(), ids=told)
@@ -66,6 +71,7 @@ def test_it_is_detected_and_named(one: Planted) -> None:
         PlantedPages(4),
         PlantedRing(1),
         PlantedRing(4),
+        PlantedLayers(3),
         PlantedCodes(),
         *(PlantedScales(shared=n) for n in ("sequence and head", "sequence", "tensor", "channel")),
         PlantedScales(levels=7),

@@ -73,6 +73,10 @@ class Habit:
         Pages of so many tokens come in reversed order; 0 for right.
     lost_at_page
         The last token of every full page of so many tokens is lost; 0 for none.
+    rollback_skips, select_skips
+        The part that a rollback, a select, leaves as it is; -1 for none.
+    late_offset
+        Parts behind the first say a length that they read when the first had taken the new tokens already.
 
     Examples
     --------
@@ -102,6 +106,9 @@ class Habit:
     batch_row: int = -1
     page_order: int = 0
     lost_at_page: int = 0
+    rollback_skips: int = -1
+    select_skips: int = -1
+    late_offset: bool = False
 
 
 class Suspect(NamedTuple):
@@ -198,6 +205,19 @@ def suspects(can: Capabilities) -> Iterator[Suspect]:
             {"grows": True},
             "The source takes the rows of every append",
             replace(plain, source_grows=True),
+        )
+    for number in range(len(can.parts)) if len(can.parts) > 1 else ():
+        words = f"A rollback leaves part {number} as it is"
+        if not can.parts[number].source:
+            yield Suspect("crop-rollback", {"skips_part": number}, words, replace(plain, rollback_skips=number))
+        words = f"A select leaves part {number} as it is"
+        yield Suspect("beam-reorder", {"skips_part": number}, words, replace(plain, select_skips=number))
+    if len(can.parts) > 1:
+        yield Suspect(
+            "shared-kv-layers",
+            {"offset": "after the source"},
+            "Parts behind the first read a length to which the new tokens were added already",
+            replace(plain, late_offset=True),
         )
     for extra in (1, -1):
         yield Suspect(
@@ -378,7 +398,10 @@ class Model:
         if habit.head >= 0:
             keys, values = (np.repeat(x[:, habit.head : habit.head + 1], HEADS, axis=1) for x in (keys, values))
         keys, values = (self._ordered(x, part, count) for x in (keys, values))
-        return Seen(keys, values, length=memory.length + habit.said_extra)
+        if number == habit.rollback_skips:
+            return Seen(keys, values)  # it may count for itself, or be told by the others
+        late = count if habit.late_offset and number else 0
+        return Seen(keys, values, length=memory.length + habit.said_extra + late)
 
     def _ordered(self, rows: Array, part: Part, count: int) -> Array:
         habit, length = self.habit, rows.shape[2]
@@ -410,8 +433,8 @@ class Model:
         left = max(cache.length - max(taken, 0), 0)
         if habit.odd_keeps >= 0 and not 0 <= tokens <= self._deepest(cache):
             left = habit.odd_keeps
-        for part, lanes in zip(self.capabilities.parts, memory.lanes, strict=True):
-            if not part.source:
+        for number, (part, lanes) in enumerate(zip(self.capabilities.parts, memory.lanes, strict=True)):
+            if not part.source and number != habit.rollback_skips:
                 for lane in (lane for name in habit.rollback_fields for lane in lanes[name]):
                     del lane.cells[left:]
                     lane.cells += [[] for _ in range(left - len(lane.cells))]
@@ -436,7 +459,7 @@ class Model:
         batch, chosen = len(memory.lanes[0]["k"]), list(indices)
         if habit.inverse_select and sorted(chosen) == list(range(batch)):
             chosen = [chosen.index(b) for b in range(batch)]
-        for lanes in memory.lanes:
+        for number, lanes in enumerate(memory.lanes):
             for name in KEPT_FIELDS:
                 others = {
                     "stay": [min(b, batch - 1) for b in range(len(chosen))],
@@ -444,7 +467,8 @@ class Model:
                     "first": [0] * len(chosen),
                     "batch": range(batch),
                 }[habit.unselected]
-                picked = chosen if name in habit.selected_fields else others
+                selected = name in habit.selected_fields and number != habit.select_skips
+                picked = chosen if selected else others
                 lanes[name] = [lanes[name][i].copied() for i in picked]
         self._last = memory
         return memory
