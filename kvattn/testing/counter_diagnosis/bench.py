@@ -1,16 +1,15 @@
 """The bench on which a counter is asked: sizes in, one exact number out."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
-import math
 from typing import Any
 
-import numpy as np
-
+from kvattn.testing.counter_diagnosis.numbers import exact, shown
 from kvattn.testing.counter_diagnosis.sizes import Sizes, flops, stored
 from kvattn.testing.counter_targets import CounterTarget
 from kvattn.testing.diagnosis.finding import Finding, Kind
-from kvattn.testing.diagnosis.lab import Refused
+from kvattn.testing.diagnosis.lab import Misshapen, Refused
 
 
 @dataclass
@@ -35,6 +34,8 @@ class CounterBench:
         How many drawn sizes were compared.
     own_bits
         Bits of a number, where a counter of bytes does not ask for them.
+    last
+        What was asked last.
 
     Examples
     --------
@@ -54,6 +55,7 @@ class CounterBench:
     compute: str = "integers"
     drawn: int = 0
     own_bits: int = 16
+    last: Sizes = field(default_factory=Sizes)
 
     @property
     def fault_class(self) -> str:
@@ -129,12 +131,15 @@ class CounterBench:
         --------
         >>> bench_of(lambda *, queries, keys, width: (1, 2)).count(Sizes())
         Traceback (most recent call last):
-        kvattn.testing.diagnosis.lab.Refused: TypeError: returned tuple, expected one number
+        kvattn.testing.diagnosis.lab.Misshapen: returned tuple, expected one number
         """
         self.calls += 1
+        self.last = sizes
         try:
             returned = self.target(sizes.given())
-            number = _number(returned)
+            number = exact(returned)
+        except Misshapen:
+            raise
         except Exception as error:
             raise Refused(f"{type(error).__name__}: {error}".splitlines()[0][:160]) from error
         except SystemExit as left:
@@ -151,6 +156,16 @@ class CounterBench:
         Fraction(192, 1)
         """
         return Fraction(flops(sizes)) if self.target.counts == "flops" else stored(sizes)
+
+    def wrong(self, asked: Iterable[Sizes]) -> Sizes:
+        """Return the first sizes that are counted wrong, or the first of all.
+
+        >>> bench = bench_of(lambda *, queries, width: 128)
+        >>> bench.wrong([Sizes(queries=2, keys=2), Sizes(queries=3, keys=3)]).queries
+        3
+        """
+        every = list(asked)
+        return next((sizes for sizes in every if self.count(sizes) != self.expected(sizes)), every[0])
 
     def line(self, sizes: Sizes, wanted: Fraction | None = None) -> str:
         """One line of Python that prints what it counts and what was expected.
@@ -207,24 +222,6 @@ class CounterBench:
         )
 
 
-def shown(number: Fraction) -> str:
-    """Say an exact number as Python would.
-
-    >>> shown(Fraction(4)), shown(Fraction(5, 2))
-    ('4', '2.5')
-    """
-    return str(number.numerator) if number.denominator == 1 else repr(float(number))
-
-
-def plain_number(number: Fraction) -> int | float:
-    """Return an int where it is one.
-
-    >>> plain_number(Fraction(4)), plain_number(Fraction(5, 2))
-    (4, 2.5)
-    """
-    return int(number) if number.denominator == 1 else float(number)
-
-
 def bench_of(function: Any) -> CounterBench:
     """Put a function on the bench, for examples and tests.
 
@@ -234,20 +231,3 @@ def bench_of(function: Any) -> CounterBench:
     from kvattn.testing.counter_targets import counter_target_of
 
     return CounterBench(counter_target_of(function))
-
-
-def _number(returned: Any) -> Fraction:
-    """What was returned, exactly."""
-    if isinstance(returned, np.ndarray | np.generic) and returned.size == 1:
-        returned = returned.item()
-    if isinstance(returned, bool | str | bytes | complex) or returned is None:
-        raise TypeError(f"returned {type(returned).__name__}, expected one number")
-    try:
-        if isinstance(returned, int | Fraction):
-            return Fraction(returned)
-        real = float(returned)
-    except (TypeError, ValueError):
-        raise TypeError(f"returned {type(returned).__name__}, expected one number") from None
-    if not math.isfinite(real):
-        raise TypeError(f"returned {real}, expected one number")
-    return Fraction(int(returned)) if real == int(real) and not isinstance(returned, float) else Fraction(real)

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from kvattn.testing.counter_diagnosis.bench import CounterBench
-from kvattn.testing.counter_diagnosis.factors import LETTERS, WIDTHS, Factors, degree, read_factors, sizes_at
+from kvattn.testing.counter_diagnosis.factors import Factors, read_factors
+from kvattn.testing.counter_diagnosis.grid import LETTERS, WIDTHS, degree, sizes_at
 from kvattn.testing.counter_diagnosis.layers import read_layers
-from kvattn.testing.counter_diagnosis.pairs import CAUSAL, DENSE, WINDOW, Node, Rule, Table, covered, tiled
+from kvattn.testing.counter_diagnosis.pairs import CAUSAL, DENSE, TOKEN, WINDOW, Node, Rule, Table, covered, tiled
 from kvattn.testing.counter_diagnosis.polynomials import Monomial, told
 from kvattn.testing.counter_diagnosis.sizes import Sizes
 from kvattn.testing.counter_diagnosis.tables import LENGTHS, WINDOWS, Columns, Fit, columns, fit, polynomial_of
-from kvattn.testing.counter_diagnosis.units import name_units
+from kvattn.testing.counter_diagnosis.units import name_flop_units
 
 _TILES = (8, 16, 32, 64, 128, 256)
 _NAMES = {"width": "QK", "value_width": "PV"}
@@ -87,19 +88,22 @@ def read_flops(bench: CounterBench) -> Flops | None:
     if dense.keys() - factors.outer.keys():
         bench.unexplained(sizes_at(bench, {}, queries=1, keys=1), None, "Its terms are not the same at all lengths")
         return None
+    first = [] if bench.can("queries", "keys") else [DENSE[0], TOKEN]
     always = [] if bench.can("causal") else [*CAUSAL]
     for widths, column in dense.items():
         each = {count / node[0] for node, count in column.items()}
         if not widths and len(each) == 1:  # so much for each query, however many keys it sees
             read.other[widths] = Fit(DENSE[0], Fraction(0), each.pop())
             continue
-        found = fit(column, [*DENSE, *always]) or fit(column, [*(covered(a, b) for a in _TILES for b in _TILES)])
+        found = fit(column, [*first, *DENSE, *always]) or fit(
+            column, [*(covered(a, b) for a in _TILES for b in _TILES)]
+        )
         if found is None:
             _undescribed(bench, "Without a mask", column, widths, causal=False)
             return None
         (read.fits if degree(widths) <= 1 else read.other)[widths] = found
     _name_pairs(bench, {w: found.rule for w, found in read.fits.items()}, "", causal=False, always=bool(always))
-    name_units(bench, read.fits, read.other)
+    name_flop_units(bench, read.fits, read.other)
     if bench.stopped:
         return None
     if bench.can("causal"):
@@ -182,10 +186,7 @@ def _undescribed(bench: CounterBench, when: str, table: Table, widths: Monomial,
     plain = {node: read for node, read in table.items() if node[2] is None}
     found = polynomial_of(plain) if plain else None
     name = _NAMES.get("".join(n for n, _ in widths), "") if bench.can("value_width") else ""
-    right, one = (CAUSAL[0], Fraction(1)) if causal else (DENSE[0], table.get((1, 1, None), Fraction(1)) or Fraction(1))
-    differs = (n for n, read in table.items() if n[2] is not None or read != one * Fraction(right.count(n)))
-    node = next(differs, next(iter(table)))
-    sizes = sizes_at(bench, {}, queries=node[0], keys=node[1], window=node[2], causal=causal)
+    sizes = bench.wrong(sizes_at(bench, {}, queries=t, keys=n, window=w, causal=causal) for t, n, w in list(table)[:40])
     text = f"{told(found, LETTERS)}" if found is not None else "no rule that is known"
     of = f" in {name}" if name else ""
     bench.unexplained(sizes, None, f"{when}, its pairs{of} are {text}", **({"pairs": text} if found else {}))

@@ -6,14 +6,21 @@ import random
 from typing import Any
 
 from kvattn.errors import ArgumentError
-from kvattn.testing.counter_diagnosis.bench import CounterBench, shown
+from kvattn.testing.counter_diagnosis.bench import CounterBench
 from kvattn.testing.counter_diagnosis.flops import Flops, read_flops
 from kvattn.testing.counter_diagnosis.manners import read_repeats, read_unit, settle
+from kvattn.testing.counter_diagnosis.numbers import shown
 from kvattn.testing.counter_diagnosis.sizes import Sizes
 from kvattn.testing.counter_diagnosis.stored import Stored, read_stored
 from kvattn.testing.counter_targets import CounterTarget
 from kvattn.testing.diagnosis.differential import Margin
-from kvattn.testing.diagnosis.lab import Refused
+from kvattn.testing.diagnosis.lab import Misshapen, Refused
+
+_NARROW = (
+    ("hidden", "width", "width is hidden // query_heads"),
+    ("query_heads", "kv_heads", "there are as many key/value heads as query heads"),
+)
+"""What a counter takes, what it does not, and which models are then out of its reach."""
 
 
 def look(
@@ -69,10 +76,16 @@ def look(
             progress("pairs" if target.counts == "flops" else "rows")
             read = read_flops(bench) if target.counts == "flops" else read_stored(bench)
     except Refused as refused:
-        raised = str(refused).partition(":")[0]
-        bench.add({"raised": raised}, f"It raises {refused} where it was read.", bench.sizes(queries=1),
-                  fault_class="unclassified")  # fmt: skip
+        name = str(refused).partition(":")[0]
+        shapeless = isinstance(refused, Misshapen)
+        told = {"returned": str(refused).split()[1].rstrip(",")} if shapeless else {"raised": name}
+        words = f"It {refused}." if shapeless else f"It raises {refused}."
+        bench.add(told, words, bench.last, fault_class="unclassified")
         return bench, None
+    for given, missing, words in _NARROW:
+        flops_ = missing == "kv_heads" and target.counts == "flops"  # which needs them not
+        if given in target.features and missing not in target.features and not flops_:
+            bench.notes.append(f"It takes no {missing}: it can be right only where {words}")
     if read is not None and not bench.stopped:
         progress("drawn sizes")
         _compare(bench, read, cases)
@@ -131,6 +144,10 @@ def _compare(bench: CounterBench, read: Flops | Stored, cases: int) -> None:
             continue
         if wanted > 2**53 and abs(got - wanted) <= wanted * Fraction(1, 2**48):
             continue  # a float has no more digits
+        if bench.unit == 1 and abs(got - wanted) <= wanted * Fraction(1, 2**22):
+            words = f"It rounds as float32 does: it counts {shown(got)} in place of {shown(wanted)}."
+            bench.add({"rounded": "float32"}, words, sizes, kind="convention")
+            continue
         if (got - wanted) % 2**32 == 0 and wanted >= 2**31:
             words = f"It wraps around at 32 bits: it counts {shown(got)} in place of {shown(wanted)}."
             bench.add({"overflow": 32}, words, sizes)

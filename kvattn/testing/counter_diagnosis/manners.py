@@ -3,7 +3,8 @@
 from fractions import Fraction
 from typing import Any
 
-from kvattn.testing.counter_diagnosis.bench import CounterBench, shown
+from kvattn.testing.counter_diagnosis.bench import CounterBench
+from kvattn.testing.counter_diagnosis.numbers import shown
 from kvattn.testing.counter_diagnosis.sizes import Sizes
 from kvattn.testing.diagnosis.lab import Refused
 
@@ -100,6 +101,33 @@ def read_repeats(bench: CounterBench) -> None:
     bench.stopped = True
 
 
+def read_rounded(bench: CounterBench) -> bool:
+    """Say whether it rounds to whole units, or a few digits of them: compared at large sizes alone.
+
+    >>> from kvattn.testing.counter_diagnosis.bench import bench_of
+    >>> bench = bench_of(lambda *, queries, width: round(4 * queries**2 * width / 1e9, 2))
+    >>> read_rounded(bench), bench.findings[0].parameters
+    (True, {'unit': 1000000000, 'rounded': True})
+    """
+    asked = [
+        bench.sizes(layers=48, kv_heads=8, group=4, queries=step, keys=length, width=128, value_width=128, head=128)
+        for length in (32768, 50000, 131072)
+        for step in ((length, length // 2) if bench.target.counts == "flops" else (1,))
+    ]
+    pairs = [(bench.count(sizes), bench.expected(sizes)) for sizes in asked]
+    for unit in reversed(UNITS[bench.target.counts]):
+        if all(read and abs(read * unit - right) <= max(Fraction(unit), right / 1000) for read, right in pairs):
+            words = f"It counts in units of {_power(unit)} and rounds: large sizes alone were compared."
+            bench.add({"unit": unit, "rounded": True}, words, asked[0], kind="convention")
+            bench.stopped = True
+            return True
+    return False
+
+
+def _power(unit: int) -> str:
+    return next(f"{base}**{n}" for base in (10, 2) for n in range(3, 41) if base**n == unit)
+
+
 def read_unit(bench: CounterBench) -> None:
     """Find a counter that returns thousands, or gibibytes.
 
@@ -118,7 +146,6 @@ def read_unit(bench: CounterBench) -> None:
         large = all(number * unit >= 1 for number in numbers)
         if large and all(off <= Fraction(1, 10**6) for off in near):
             bench.unit = unit
-            power = next(f"{base}**{n}" for base in (10, 2) for n in range(3, 41) if base**n == unit)
             what = "FLOPs" if bench.target.counts == "flops" else "bytes"
-            bench.add({"unit": unit}, f"It counts in units of {power} {what}.", asked[0], kind="convention")
+            bench.add({"unit": unit}, f"It counts in units of {_power(unit)} {what}.", asked[0], kind="convention")
             return

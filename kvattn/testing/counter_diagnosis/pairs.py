@@ -86,6 +86,9 @@ DENSE: tuple[Rule, ...] = (
 )  # fmt: skip
 """Without causal."""
 
+TOKEN = Rule(lambda node: node[1], "counts for one token of as many", "convention", {"per": "token"})
+"""Without causal, of a counter that takes one length."""
+
 CAUSAL: tuple[Rule, ...] = (
     _rule("causal", "exact", "right", "takes the visible pairs", lambda t, s, _: pairs(t, s)),
     _rule("causal", "all pairs", "convention", "takes all pairs, those behind the causal mask too",

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
-from kvattn.testing.counter_diagnosis.bench import CounterBench, plain_number, shown
-from kvattn.testing.counter_diagnosis.factors import sizes_at
+from kvattn.testing.counter_diagnosis.bench import CounterBench
+from kvattn.testing.counter_diagnosis.grid import sizes_at
+from kvattn.testing.counter_diagnosis.numbers import plain_number, shown
 from kvattn.testing.counter_diagnosis.sizes import Sizes
 
 _ASKED: tuple[dict[str, Any], ...] = (

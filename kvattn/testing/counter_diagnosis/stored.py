@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from kvattn.testing.counter_diagnosis.bench import CounterBench, plain_number
-from kvattn.testing.counter_diagnosis.factors import LETTERS, WIDTHS, Factors, degree, read_factors, sizes_at
+from kvattn.testing.counter_diagnosis.bench import CounterBench
+from kvattn.testing.counter_diagnosis.factors import Factors, read_factors
+from kvattn.testing.counter_diagnosis.grid import WIDTHS, degree, sizes_at
 from kvattn.testing.counter_diagnosis.layers import read_layers
 from kvattn.testing.counter_diagnosis.pairs import Node, Rule, Table
-from kvattn.testing.counter_diagnosis.polynomials import Monomial, told
+from kvattn.testing.counter_diagnosis.polynomials import Monomial
 from kvattn.testing.counter_diagnosis.rows import TOKENS, WINDOW, blocks, paged, pages
 from kvattn.testing.counter_diagnosis.scales import read_bits, read_scales
 from kvattn.testing.counter_diagnosis.sizes import Sizes
 from kvattn.testing.counter_diagnosis.tables import Columns, columns
-from kvattn.testing.counter_diagnosis.widths import DERIVED, byte_unit, no_size, own_size, read_widths
+from kvattn.testing.counter_diagnosis.units import name_byte_units
 
 _LONG = 1024
 """Tokens at which widths and heads are read: whole pages of any size up to it."""
@@ -97,11 +98,11 @@ def read_stored(bench: CounterBench) -> Stored | None:
     rules = [*TOKENS, *map(paged, _BLOCKS)] if bench.can("tokens") else [TOKENS[0]]
     found = _rule_of(table, rules, factors)
     if found is None:
-        sizes = sizes_at(bench, {}, queries=1, keys=next((n for n in lengths if n > 1), 1))
+        sizes = bench.wrong(sizes_at(bench, {}, queries=t, keys=n) for n in lengths for t in steps if t <= n)
         bench.unexplained(sizes, None, "How it grows with the tokens is no rule that is known")
         return None
     rule, read.units = found
-    _name_units(bench, read)
+    read.unit = name_byte_units(bench, read.units, factors)
     _name_rule(bench, rule, sizes_at(bench, {}, queries=steps[-1], keys=17))
     if bench.stopped:
         return None
@@ -186,9 +187,8 @@ def _named(
         bench.notes.append(f"What it takes with a {mode} was not read, beside what is named")
         return
     if rule is None:
-        node = next((n for n, count in rows.items() if count != rules[0].count(n)), next(iter(rows)))
-        asked = {"page": node[2]} if mode == "page" else {"window": node[2]}
-        shows = sizes_at(bench, {}, queries=node[0] or 1, keys=node[1], **asked)
+        asked = ({"queries": t or 1, "keys": n, mode: size} for t, n, size in table)
+        shows = bench.wrong(sizes_at(bench, {}, **one) for one in asked)
         bench.unexplained(shows, None, f"How it grows with the tokens is no rule that is known, with a {mode}")
         return
     read.rules[mode] = rule
@@ -199,40 +199,3 @@ def _name_rule(bench: CounterBench, rule: Rule, sizes: Sizes) -> None:
     if rule.kind != "right":
         kind = "fault" if rule.kind == "fault" else "convention"
         bench.add(dict(rule.parameters), f"It {rule.words}.", sizes, kind="fault" if kind == "fault" else "convention")
-
-
-def _name_units(bench: CounterBench, read: Stored) -> None:
-    """Say what a number takes, which widths come in, and what stands beside them."""
-    units = {name: Fraction(0) for name in WIDTHS if name == "width" or bench.can(name)}
-    if bench.can("hidden", "width"):
-        units["head"] = Fraction(0)
-    powers = set()
-    for widths, unit in read.units.items():
-        if degree(widths) == 1:
-            units[widths[0][0]] = unit
-            powers |= {dict(monomial).get("item", 0) for monomial in read.factors.outer[widths]}
-    asked = bench.can("itemsize") or bench.can("bits")
-    naming = own_size if not asked else no_size if powers == {0} else byte_unit
-    readings = read_widths("bytes", units, naming)
-    sizes = sizes_at(bench, {"width": 16, "value_width": 24, "head": 8, "kv_heads": 2, "group": 4, "item": 4}, keys=10)
-    if not readings or not powers <= {0, 1} or len(powers) != 1:
-        bench.unexplained(sizes, None, f"For each row it counts {told(read.units, LETTERS)}")
-        return
-    if asked and powers == {1}:
-        read.unit = readings[0].unit
-    elif not asked:
-        unit = readings[0].unit
-        bench.own_bits = int(8 * unit) if (8 * unit).denominator == 1 else 16
-        sizes = sizes_at(bench, {"width": 16, "value_width": 24, "kv_heads": 2, "group": 4}, keys=10)
-    other = [part for reading in readings[1:] for part in reading.parts if part.kind == "fault"]
-    hidden = any("numbers" in finding.parameters for finding in bench.findings)  # which says that, too
-    for part in readings[0].parts:
-        if hidden and DERIVED in part.parameters.values():
-            continue
-        alternative = {"or": [dict(o.parameters) for o in other]} if other and part.kind == "fault" else {}
-        words = "".join(f", or {o.words}" for o in other) if alternative else ""
-        bench.add({**part.parameters, **alternative}, f"It {part.words}{words}.", sizes, kind=part.kind)
-    beside = read.units.get((), Fraction(0))
-    if beside:
-        words = f"It takes {plain_number(beside)} bytes for each row beside its numbers."
-        bench.add({"beside": plain_number(beside)}, words, sizes, kind="convention")

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any, TypeAlias
 
 from kvattn.testing.counter_diagnosis.bench import CounterBench
-from kvattn.testing.counter_diagnosis.factors import WIDTHS, axes_of, degree, sizes_at
+from kvattn.testing.counter_diagnosis.grid import WIDTHS, axes_of, degree, sizes_at
 from kvattn.testing.counter_diagnosis.pairs import Node, Rule, Table
 from kvattn.testing.counter_diagnosis.polynomials import Monomial, Polynomial, interpolate
 

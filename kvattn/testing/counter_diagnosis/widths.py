@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from kvattn.testing.counter_diagnosis.bench import plain_number, shown
+from kvattn.testing.counter_diagnosis.numbers import plain_number, shown
 from kvattn.testing.diagnosis.finding import Kind
 
 DERIVED = "hidden // query_heads"
@@ -71,7 +71,8 @@ class Reading:
         (0, 0)
         """
         kinds = [part.kind for part in self.parts]
-        return kinds.count("fault"), kinds.count("convention")
+        times = sum("factor" in part.parameters for part in self.parts)  # which explains anything, and so the least
+        return kinds.count("fault") + times, kinds.count("convention")
 
 
 def read_widths(
