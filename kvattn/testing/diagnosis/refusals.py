@@ -46,6 +46,7 @@ def read_shapes(lab: Lab) -> None:
     why = _refusal(lab, lab.shapes.fit(_PLAIN))
     if why is None:
         _read_largest(lab)
+        _read_groups(lab)
         _read_beside_causal(lab)
         return
     firm = next((sizes for sizes in _firm(lab) if _refusal(lab, sizes) is None), None)
@@ -59,6 +60,7 @@ def read_shapes(lab: Lab) -> None:
         lab.shapes = _only(declared, firm)
         del lab.notes[notes:]
         lab.notes.append(f"It refused all but one shape ({joint}); read at {_worded(firm)}")
+    _read_groups(lab)
     _read_beside_causal(lab)
 
 
@@ -123,6 +125,21 @@ def _read_batch(lab: Lab, firm: Sizes) -> None:
     lab.shapes = replace(lab.shapes, batch_sizes=taken)
     alone = "; what the sequences of a batch share was not read" if taken == (1,) else ""
     lab.notes.append(f"It refused a batch of 3 ({why}); read at {', '.join(map(str, taken))}{alone}")
+
+
+def _read_groups(lab: Lab) -> None:
+    """Find out how many query heads may share a key/value head; that none may is told with the head map."""
+    if lab.shapes.group_sizes is not None:
+        return
+    sizes = lab.shapes.fit(_PLAIN)
+    why = _refusal(lab, replace(sizes, Hq=6))
+    if why is None:
+        return
+    taken = (1, *(n for n in (2, 4, 8) if _refusal(lab, replace(sizes, Hq=2 * n)) is None))
+    if len(taken) > 1:
+        lab.shapes = replace(lab.shapes, group_sizes=taken)
+        read = ", ".join(map(str, taken))
+        lab.notes.append(f"It refused 3 query heads to a key/value head ({why}); read at {read}")
 
 
 def _read_lengths(lab: Lab, firm: Sizes) -> None:

@@ -21,7 +21,15 @@ def only(takes: Callable[..., bool]) -> Callable[..., Any]:
     """Attention that raises at other shapes."""
 
     def attend(q: Any, k: Any, v: Any, *, causal: bool = False, window: int | None = None, mask: Any = None) -> Any:
-        if not takes(B=q.shape[0], T=q.shape[2], S=k.shape[2], D=q.shape[3], Dv=v.shape[3], causal=causal):
+        if not takes(
+            B=q.shape[0],
+            G=q.shape[1] // k.shape[1],
+            T=q.shape[2],
+            S=k.shape[2],
+            D=q.shape[3],
+            Dv=v.shape[3],
+            causal=causal,
+        ):
             raise ValueError("no such shape")
         return RIGHT(q, k, v, causal=causal, window=window, mask=mask)
 
@@ -40,6 +48,7 @@ CASES: dict[str, tuple[Callable[..., bool], Shapes]] = {
     "one width": (lambda D, Dv, **n: Dv == D, Shapes(equal_head_dims=True)),
     "at least 32": (lambda D, Dv, **n: min(D, Dv) >= 32, Shapes(head_dims=(32, 64, 128, 256))),
     "one sequence": (lambda B, **n: B == 1, Shapes(batch_sizes=(1,))),
+    "groups of 1, 2, 4": (lambda G, **n: G in {1, 2, 4}, Shapes(group_sizes=(1, 2, 4))),
     "one query": (lambda T, **n: T == 1, Shapes(query_lengths=(1,))),
     "as many queries as keys": (lambda T, S, **n: T == S, Shapes(equal_lengths=True)),
     "with causal": (lambda T, S, causal, **n: T == S or not causal, Shapes(equal_lengths=frozenset({"causal"}))),
@@ -66,7 +75,9 @@ def test_what_is_taken_is_found_out_and_told(name: str) -> None:
     assert bool(lab.notes) == (name != "all shapes")
 
 
-@pytest.mark.parametrize("name", ["64 or 128", "one sequence, 64, one query", "with causal", "blocks of both"])
+@pytest.mark.parametrize(
+    "name", ["64 or 128", "groups of 1, 2, 4", "one sequence, 64, one query", "with causal", "blocks of both"]
+)
 def test_what_is_right_at_the_shapes_that_it_takes_passes(name: str) -> None:
     report = check(only(CASES[name][0]), cases=8)
     assert report.findings == ()
