@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from kvattn.testing.diagnosis.finding import Finding, Kind
 from kvattn.testing.diagnosis.lab import Misshapen, Refused
-from kvattn.testing.layer_diagnosis.drawing import Drawing
+from kvattn.testing.layer_diagnosis.drawing import NARROW, Drawing
 from kvattn.testing.layer_diagnosis.latent_reading import LatentReading
+from kvattn.testing.layer_diagnosis.narrow import narrow_bound, rounded
 from kvattn.testing.layer_diagnosis.plan import Plan
 from kvattn.testing.layer_diagnosis.reading import Case, Reading
 from kvattn.testing.layer_targets import LayerTarget, layer_target_of
@@ -173,6 +174,12 @@ class LayerBench:
         weights, case = drawing.build(self.target.own, self.dtype)
         reading = reading or self.reading
         got = self.run(weights, case)
+        if self.dtype in NARROW:
+            weights = rounded(weights, self.dtype)
+            far = np.abs(got - reading.predict(weights, case))
+            return self.apart(
+                far / narrow_bound(self.legal, weights, case, NARROW[self.dtype]), np.zeros_like(far), case
+            )
         return self.apart(got, reading.predict(weights, case), case) / self.limit(weights, case, reading)
 
     def add(
@@ -205,7 +212,7 @@ class LayerBench:
         >>> bench.smallest(Drawing()).T
         1
         """
-        if self.target.own is not None:
+        if self.target.own is not None or self.dtype in NARROW:
             return drawing
         plan = self.plan
         for least in (1e-2, 1e-5):
@@ -222,7 +229,8 @@ class LayerBench:
         "print(np.round(y[0, 0], 4).tolist(), 'expected', [-1.0953, -0.3108])"
         """
         own = self.target.own is None
-        opening = ["import numpy as np", *([self.target.setup] if self.target.setup else [])]
+        names = "import numpy as np, ml_dtypes" if self.dtype == "bfloat16" else "import numpy as np"
+        opening = [names, *([self.target.setup] if self.target.setup else [])]
         text = [*opening, drawing.code(own, self.dtype), drawing.call(self.target.features, own)]
         weights, case = drawing.build(self.target.own, self.dtype)
         wanted = self.plan.predict(weights, case)
@@ -239,7 +247,9 @@ class LayerBench:
         some = wanted[b, t, :8]
         cut = "" if wanted.shape[2] <= 8 else ", :8"
         right = (np.round(some, digits) + 0.0).tolist()
-        return "; ".join([*text, f"print(np.round(y[{b}, {t}{cut}], {digits}).tolist(), 'expected', {right})"])
+        row = f"y[{b}, {t}{cut}]"
+        row = f"np.asarray({row}, float)" if self.dtype in NARROW else row
+        return "; ".join([*text, f"print(np.round({row}, {digits}).tolist(), 'expected', {right})"])
 
     def _shows(self, drawing: Drawing, plan: Reading, least: float) -> bool:
         try:

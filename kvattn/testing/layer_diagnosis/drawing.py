@@ -8,6 +8,9 @@ import numpy as np
 from kvattn.testing.layer_diagnosis.reading import Case
 from kvattn.testing.layer_targets import Weights
 
+NARROW = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Unit roundoff of the element types of 16 bits."""
+
 POSITIONS = {
     "": "",
     "rows": "np.arange({T}) + np.zeros(({B}, 1), int)",
@@ -76,14 +79,15 @@ class Drawing:
         False
         """
         n = "r.standard_normal"
-        cast = "" if dtype == "float64" else f".astype(np.{dtype})"
+        cast = {"float64": "", "bfloat16": ".astype('bfloat16')"}.get(dtype, f".astype(np.{dtype})")
         lines = [f"r = np.random.default_rng({self.seed})"]
         if own:
             shapes = {"w_q": (self.M, self.Hq * self.D), "w_k": (self.M, self.Hkv * self.D)}
             shapes |= {"w_v": (self.M, self.Hkv * self.D), "w_o": (self.Hq * self.D, self.M)}
             if self.shares:
                 shapes |= dict.fromkeys(("own_k", "own_v"), (self.M, self.Hkv * self.D))
-            parts = [f"{name}={n}({shape}){cast} / {shape[0]} ** 0.5" for name, shape in shapes.items()]
+            form = "{0}=({1}({2}) / {3} ** 0.5){4}" if dtype in NARROW else "{0}={1}({2}){4} / {3} ** 0.5"
+            parts = [form.format(name, n, shape, shape[0], cast) for name, shape in shapes.items()]
             if self.norms:
                 parts += [f"{name}=r.uniform(0.3, 3, {self.D}){cast}" for name in ("q_norm", "k_norm")]
             lines.append(f"w = dict({', '.join(parts)}, heads={self.Hq}, kv_heads={self.Hkv})")
@@ -104,9 +108,9 @@ class Drawing:
         """
         names: dict[str, Any] = {"np": np}
         exec(self.code(own is None, dtype), names)  # noqa: S102 - our own text
-        return Weights(**names["w"]) if own is None else own, Case(
-            names["x"], names.get("p"), names.get("m"), self.cuts
-        )
+        x = names["x"].astype(np.float64) if dtype in NARROW else names["x"]
+        weights = Weights(**names["w"]) if own is None else own
+        return weights, Case(x, names.get("p"), names.get("m"), self.cuts)
 
     def call(self, features: frozenset[str], own: bool = True) -> str:
         """Return the statements that run ``f`` on what `code` builds, into ``y``.

@@ -1,6 +1,7 @@
 """The whole reading of a layer: the plain call, positions, padding, parts, and drawn cases that mix them."""
 
 from collections.abc import Callable, Iterable, Iterator
+import contextlib
 from dataclasses import replace
 import random
 
@@ -13,7 +14,7 @@ from kvattn.testing.layer_diagnosis import changes, manners
 from kvattn.testing.layer_diagnosis.bench import LayerBench
 from kvattn.testing.layer_diagnosis.changes import Change
 from kvattn.testing.layer_diagnosis.described import describe
-from kvattn.testing.layer_diagnosis.drawing import Drawing
+from kvattn.testing.layer_diagnosis.drawing import NARROW, Drawing
 from kvattn.testing.layer_diagnosis.latent import read_latent, read_latent_places
 from kvattn.testing.layer_diagnosis.naming import SINGLE, explains, name, ran
 from kvattn.testing.layer_diagnosis.opaque import look_opaque
@@ -33,10 +34,14 @@ def look(
 ) -> tuple[LayerBench, Margin | None]:
     """Read a layer, and compare drawn cases where what was read leaves something to compare.
 
+    In 16 bits, what it does is read in wide numbers where it takes them and answers as finely; then drawn cases are
+    compared in 16 bits (`kvattn.testing.layer_diagnosis.narrow`).
+
     Raises
     ------
     ArgumentError
-        When dtype is neither float64 nor float32.
+        When dtype is none of float64, float32, float16, bfloat16, or one of the latter for a latent layer or one that
+        says its hidden size alone.
 
     Examples
     --------
@@ -46,13 +51,86 @@ def look(
     >>> bench.findings, margin.cases, margin.worst < 1
     ([], 4, True)
     """
-    if dtype not in ("float64", "float32"):
-        raise ArgumentError(f"dtype must be float64 or float32 for a layer, got {dtype}")
+    if dtype not in ("float64", "float32", *NARROW):
+        raise ArgumentError(f"dtype must be one of float64, float32, {', '.join(NARROW)}, got {dtype}")
+    bounded = target.weights is not None or (target.latent is None and target.hidden is None)
+    if dtype in NARROW and not bounded:
+        kind = "a layer with a state" if target.latent is None else "a latent layer"
+        raise ArgumentError(f"dtype must be float64 or float32 for {kind}, which has no bound in 16 bits, got {dtype}")
     bench = LayerBench(target, seed=seed, dtype=dtype)
+    if dtype in NARROW:
+        return bench, look_narrow(bench, cases, progress)
+    return bench, _look(bench, cases, progress)
+
+
+def look_narrow(bench: LayerBench, cases: int, progress: Callable[[str], None]) -> Margin | None:
+    """Read a layer in wide numbers where it takes them, and compare drawn cases in 16 bits.
+
+    Examples
+    --------
+    >>> from kvattn.testing.layer_targets import layer_target_of
+    >>> from kvattn.testing.planted_layer import PlantedLayer
+    >>> bench = LayerBench(layer_target_of(PlantedLayer()), dtype="float16")
+    >>> look_narrow(bench, 4, lambda _: None).cases, bench.findings
+    (4, [])
+    """
+    asked, margin = bench.dtype, None
+    bench.dtype = reading_dtype(bench)
+    if bench.dtype == asked:
+        words = "or answers as coarsely: it was compared with its plan, and not read"
+        bench.notes.append(f"It takes {asked} alone, {words}")
+        try:
+            manners.settle(bench)
+        except Refused as refused:
+            parameters = {"raised": str(refused).partition(":")[0]}
+            bench.add("unclassified", parameters, f"It raises {refused}.", reproduce=bench.line(bench.drawing()))
+            return None
+    else:
+        margin = _look(bench, cases, progress)
+        if bench.stopped or any(finding.kind == "fault" for finding in bench.findings):
+            bench.notes.append(f"It was read in {bench.dtype}; as that showed a fault, {asked} was not compared")
+            return margin
+        bench.notes.append(f"What it does was read in {bench.dtype}; {asked} was compared in drawn cases")
+    bench.dtype = bench.compute = asked
+    progress("drawn cases in 16 bits")
+    return read_drawn(bench, cases)
+
+
+def reading_dtype(bench: LayerBench) -> str:
+    """Return the dtype in which to read what a layer does: its own, unless that is narrow and a wide one works.
+
+    Where numbers are wide, the third difference of the answers to x, x(1 + ε), x(1 + 2ε), x(1 + 3ε) is of the order ε³.
+
+    Examples
+    --------
+    >>> from kvattn.testing.layer_targets import layer_target_of
+    >>> from kvattn.testing.planted_layer import PlantedLayer
+    >>> reading_dtype(LayerBench(layer_target_of(PlantedLayer()), dtype="float16"))
+    'float64'
+    """
+    asked = bench.dtype
+    try:
+        for bench.dtype in ("float64", "float32"):
+            with contextlib.suppress(Refused):
+                manners.settle(bench)
+                weights, case = bench.drawing().build(bench.target.own, bench.dtype)
+                steps = [bench.run(weights, case._replace(x=case.x * (1 + n / 1024))) for n in range(4)]
+                if np.abs(np.diff(steps, 3, axis=0)).max() <= 2.0**-15 * np.abs(steps[0]).max():
+                    return bench.dtype
+    finally:
+        bench.dtype = asked
+        bench.findings.clear()
+        bench.notes.clear()
+    return asked
+
+
+def _look(bench: LayerBench, cases: int, progress: Callable[[str], None]) -> Margin | None:
+    """Read a layer in wide numbers."""
+    target = bench.target
     if target.hidden is not None and target.own is None:
         bench.notes.append("Of a layer that says its hidden size alone, only what holds of every layer was asked")
         look_opaque(bench, progress)
-        return bench, None
+        return None
     if target.own is None and target.expects == Plan():
         bench.notes.append("Nothing is declared of it: a Plan beside it, layer.expects = Plan(…), has more read")
     steps: tuple[tuple[str, Callable[[LayerBench], None]], ...] = (
@@ -70,7 +148,7 @@ def look(
         )
     for what, step in steps:
         if bench.stopped:
-            return bench, None
+            return None
         progress(what)
         try:
             step(bench)
@@ -80,9 +158,9 @@ def look(
             bench.add("unclassified", parameters, f"{words}, where {what} were read.", reproduce=_last(bench, what))
             bench.stopped = True
     if bench.stopped:
-        return bench, None
+        return None
     progress("drawn cases")
-    return bench, read_drawn(bench, cases)
+    return read_drawn(bench, cases)
 
 
 def _last(bench: LayerBench, what: str) -> str:
@@ -320,7 +398,8 @@ def read_drawn(bench: LayerBench, count: int = 80) -> Margin:
         drawing = _drawn(bench, generator, n)
         try:
             ratio = bench.differs(drawing)
-            if ratio > 1 and drawing.valid and bench.findings and name(bench, [drawing], changes.padding, pairs=False):
+            seen = ratio > 1 and drawing.valid and bench.findings and bench.dtype not in NARROW
+            if seen and name(bench, [drawing], changes.padding, pairs=False):
                 ratio = bench.differs(drawing)  # what shows through an earlier finding alone
         except Refused as refused:
             parameters = {"raised": str(refused).partition(":")[0], "drawn": True}
@@ -328,8 +407,32 @@ def read_drawn(bench: LayerBench, count: int = 80) -> Margin:
             continue
         done, worst, suspect = done + 1, max(worst, ratio), suspect + (0.5 < ratio <= 1)
         if ratio > 1 and not any(f.fault_class == "unclassified" for f in bench.findings):
-            describe(bench, drawing)
+            _tell(bench, drawing, ratio)
     return Margin(done, worst, suspect, "statistical")
+
+
+def _tell(bench: LayerBench, drawing: Drawing, ratio: float) -> None:
+    """Name or describe a drawn case that fails."""
+    if bench.dtype not in NARROW:
+        describe(bench, drawing)
+        return
+    others = [bench.drawing(B=3, T=9, positions=_far(bench), seed=bench.seed + n) for n in (31, 32)]
+    for change in changes.rotations(bench.legal, drawing.D):
+        own = change.fault_class == "rope-precision" and change.parameters["format"] == bench.dtype
+        if own and all(bench.differs(one, change.reading) <= min(1.0, ratio / 3) for one in (drawing, *others)):
+            bench.add(change.fault_class, change.parameters, f"{change.words}.", drawing)
+            bench.reading = change.reading
+            return
+    size = f"B={drawing.B}, T={drawing.T}, Hq={drawing.Hq}, Hkv={drawing.Hkv}, D={drawing.D}"
+    more = [name for name in ("positions", "valid", "cuts") if getattr(drawing, name)]
+    when = f" with {', '.join(more)}" if more else ""
+    text = f"In {bench.dtype} it differs from its plan at {size}{when}, by {ratio:.3g} times the bound."
+    bench.add("unclassified", {"in": bench.dtype, "with": more}, text, drawing)
+
+
+def _far(bench: LayerBench) -> str:
+    free = bench.can("positions") and not bench.target.expects.axes and not bench.target.expects.alibi
+    return "far" if free else ""
 
 
 def _drawn(bench: LayerBench, generator: random.Random, n: int) -> Drawing:

@@ -11,6 +11,7 @@ from kvattn.testing import check
 from kvattn.testing.layer_diagnosis.looking import look
 from kvattn.testing.layer_diagnosis.plan import Plan
 from kvattn.testing.layer_targets import LayerTarget, Weights, layer_target_of
+from kvattn.testing.planted_latent import PlantedLatent, declared
 from kvattn.testing.planted_layer import PlantedLayer
 from kvattn.testing.planted_rotation import PlantedRotation
 
@@ -29,9 +30,17 @@ def test_the_report_says_that_the_bound_is_statistical() -> None:
     assert "of the float64 statistical bound" in str(report)
 
 
-def test_half_precision_is_not_offered() -> None:
-    with pytest.raises(ArgumentError, match="dtype must be float64 or float32 for a layer, got float16"):
-        look(layer_target_of(PlantedLayer()), dtype="float16")
+def test_eight_bits_are_not_offered() -> None:
+    with pytest.raises(ArgumentError, match="dtype must be one of float64, float32, float16, bfloat16, got int8"):
+        look(layer_target_of(PlantedLayer()), dtype="int8")
+
+
+def test_what_has_no_bound_in_16_bits_is_refused_in_16_bits() -> None:
+    words = "dtype must be float64 or float32 for a {}, which has no bound in 16 bits, got float16"
+    with pytest.raises(ArgumentError, match=words.format("latent layer")):
+        look(layer_target_of(PlantedLatent(declared())), dtype="float16")
+    with pytest.raises(ArgumentError, match=words.format("layer with a state")):
+        look(LayerTarget("mine", print, hidden=4), dtype="float16")
 
 
 def test_keys_under_a_rotation_that_follows_the_length_are_not_cut() -> None:
