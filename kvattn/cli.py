@@ -42,6 +42,10 @@ positions; window comes only together with causal=True; mask is boolean, True = 
 A rotation has the form rotate(x, positions) or rotate(q, k, positions), a layer layer(x, *, w_q, w_k, w_v, w_o,
 heads, kv_heads, …); what they should be stands beside them: rotate.expects = Rotary.of(64), layer.expects = Plan(…).
 
+A counter has the form flops(*, query_heads, kv_heads, queries, keys, width, causal=False, window=None, …) or
+cache_bytes(*, kv_heads, tokens, width, itemsize, window=None, …), any subset of the sizes; seq_len, num_kv_heads,
+head_dim and other usual names are known.
+
 exit codes: 0 pass or convention, 1 fault, 2 usage error, 3 internal error; with --json stdout is one
 JSON document at each of them, {"error": …} at 2 and 3
 
@@ -282,7 +286,7 @@ def _check(options: argparse.Namespace) -> int:
         with _quiet():
             loaded = load(options.target)
         if not isinstance(loaded, Target):
-            raise ArgumentError("--write-test needs attention, f(q, k, v, …), got a rotation or a layer")
+            raise ArgumentError("--write-test needs attention, f(q, k, v, …), got a rotation, a layer or a counter")
         from kvattn.testing.writing import new_file
 
         written = new_file(loaded, options.write_test)

@@ -81,7 +81,10 @@ def read_factors(bench: CounterBench, **node: Any) -> Factors | None:
     {'heads': 'kv_heads'}
     """
     axes = axes_of(bench)
-    polynomial = interpolate(lambda at: bench.count(sizes_at(bench, at, **node)), axes)
+    corners = ({name: points[end] for name, points in axes.items()} for end in (0, 1, -1))
+    polynomial: Polynomial = {}
+    if any(bench.count(sizes_at(bench, at, **node)) for at in corners):
+        polynomial = interpolate(lambda at: bench.count(sizes_at(bench, at, **node)), axes)
     if not polynomial and not read_rounded(bench):
         what = "FLOPs" if bench.target.counts == "flops" else "bytes"
         bench.add({"counts": 0}, f"It counts no {what} at all.", sizes_at(bench, {}, **node))
