@@ -58,7 +58,7 @@ def calls(
     Parameters
     ----------
     features
-        From ``causal, window, mask, bias, scale, softcap, sinks``.
+        Keywords of the contract, those of `kvattn.testing.keywords` too; the plain contract's unless given.
     dtype
         Element type of the arrays.
     apart

@@ -25,9 +25,9 @@ import numpy as np
 
 from kvattn.testing import check
 from kvattn.testing.arithmetic import BFLOAT16_TENSOR_CORE, FLOAT16_TENSOR_CORE, FLOAT32_BLAS, FLOAT64, Arithmetic
-from kvattn.testing.diagnosis.differential import TEXTS
 from kvattn.testing.diagnosis.lab import Lab, Refused
 from kvattn.testing.diagnosis.recipe import LOUD, RANDOM, Sizes
+from kvattn.testing.drawn_calls import TEXTS
 from kvattn.testing.emulated import emulate
 from kvattn.testing.keywords import KEYWORDS, fed, whole
 from kvattn.testing.narrowed import Narrowed

@@ -6,7 +6,8 @@ import pytest
 
 from kvattn.errors import ArgumentError
 from kvattn.testing.choices import Recorded
-from kvattn.testing.drawn_calls import FEATURES, call_of
+from kvattn.testing.drawn_calls import FEATURES, PAGES, call_of
+from kvattn.testing.planted import Planted
 from kvattn.testing.targets import KEYWORDS
 
 
@@ -44,11 +45,30 @@ def test_what_must_not_come_together_does_not() -> None:
         assert "causal" in names or "window" not in names
 
 
+def test_every_keyword_may_be_drawn_and_has_its_answer() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(150):
+        call = call_of(Recorded(seed=seed), KEYWORDS)
+        call.must_agree(call.run(Planted()))
+        seen.update(call.options.keys())
+    assert seen.keys() == {*KEYWORDS}
+
+
+def test_pages_are_odd_and_one_and_larger_than_the_sequence() -> None:
+    calls = [call_of(Recorded(seed=seed), ("lengths", "block_table")) for seed in range(200)]
+    paged = [call for call in calls if "block_table" in call.options]
+    assert {call.k.shape[2] for call in paged} == {*PAGES}
+    assert any(call.k.shape[2] > call.options["lengths"].max() for call in paged)
+    for call in paged[:40]:
+        call.must_agree(call.run(Planted()))
+
+
 @pytest.mark.parametrize(
     ("features", "words"),
     [
-        (("causal", "dropout"), "features must be from causal, window, .*, got dropout"),
-        (("window",), "features must have causal where they have window"),
+        (("causal", "drop"), "features must be from causal, window, .*, got drop"),
+        (("window",), "features must have causal or ahead where they have window, got window alone"),
+        (("block_table",), "features must have lengths where they have block_table, got block_table alone"),
     ],
 )
 def test_unknown_features_are_refused(features: tuple[str, ...], words: str) -> None:

@@ -8,26 +8,22 @@ long as it fails; then the hypotheses that name faults are tried on it, and wher
 described by what was read out.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations, product
-import random
-from types import MappingProxyType
 
 import numpy as np
 
+from kvattn.testing.choices import Recorded
 from kvattn.testing.diagnosis import settling
 from kvattn.testing.diagnosis.behaviour import HEAD_MAPS, SCALES, Behaviour
-from kvattn.testing.diagnosis.bends import BIAS
 from kvattn.testing.diagnosis.finding import Finding
 from kvattn.testing.diagnosis.lab import Difference, Lab, Refused
 from kvattn.testing.diagnosis.prose import reads_like
-from kvattn.testing.diagnosis.recipe import DRAWN, FLAT, LOUD, ONE_HOT, RANDOM, TABLE, Recipe, Sizes
-from kvattn.testing.diagnosis.sight import MASK, agree, describe
-from kvattn.testing.diagnosis.totals import SINKS
+from kvattn.testing.diagnosis.recipe import DRAWN, FLAT, ONE_HOT, RANDOM, Recipe, Sizes
+from kvattn.testing.diagnosis.sight import agree, describe
+from kvattn.testing.drawn_calls import recipe_of, text_of
 from kvattn.testing.keywords import KEYWORDS, fed, whole, whole_signature
-
-_SPARSE = "r.random(({B}, {Hq}, {T}, {S})) < 0.3"
 
 
 @dataclass(frozen=True)
@@ -67,84 +63,23 @@ def draw(lab: Lab, count: int) -> Iterator[Recipe]:
     >>> [len(case.options) >= 2 for case in draw(Lab(planted()), 3)]
     [True, True, True]
     """
-    generator = random.Random(lab.seed)
     known = sorted(name for name in lab.target.features if lab.can(name))
     sparse = "mask" in known and "empty rows" not in lab.behaviour.without and lab.behaviour.mask == "may see"
+    least = 1 + (lab.behaviour.extra_keys < 0)
     for n in range(count):
-        hkv, group = generator.choice((1, 2, 3)), generator.choice((1, 2, 3))
-        if n % 8 == 7:
-            tile = generator.choice((16, 32, 64, 128))
-            s = tile + generator.choice((-1, 0, 1))
-            t, b, hkv, group = generator.choice((1, 2, 5)), 1, 1, generator.choice((1, 2))
-        else:
-            s, b = generator.randint(1, 11), generator.choice((1, 2, 3))
-            t = generator.choice((1, s, generator.randint(1, s)))
-        d = generator.choice((4, 6, 8, 16, 24))
-        sizes = Sizes(b, hkv * group, hkv, t, s, d, d if lab.same_width else (d, 5, 7)[n % 3])
-        chosen = _mixed(lab, known, generator)
-        options = {name: _text(lab, name, sizes, generator, sparse) for name in chosen}
-        scores = LOUD if generator.random() < 0.2 else DRAWN
-        yield replace(lab.case(sizes, scores, RANDOM, **options), seed=lab.seed + n)
-
-
-TEXTS: Mapping[str, str] = MappingProxyType(
-    {
-        "causal": "True",
-        "mask": MASK,
-        "bias": BIAS,
-        "sinks": SINKS,
-        "ahead": "1",
-        "chunk": "3",
-        "prefix": "r.integers(0, {S} + 1, {B})",
-        "lengths": "r.integers(min({T}, {S}), {S} + 1, {B})",
-        "starts": "r.integers(0, {S} // 2 + 1, {B})",
-        "segments": "np.sort(r.integers(0, 3, ({B}, {S})), -1)",
-        "parents": "np.minimum(np.arange({T}) - 1, r.integers(-1, {T}, {T}))",
-        "q_positions": "np.arange({S} - {T}, {S}) + np.zeros(({B}, 1), int)",
-        "k_positions": "np.argsort(r.random(({B}, {S})))",
-        "alibi": "True",
-        "alibi_slopes": "0.1 + r.random({Hq})",
-        "block_table": TABLE,
-        "splits": "3",
-        "k_scale": "0.5 + r.random({Hkv})",
-        "v_scale": "0.5 + r.random({Hkv})",
-        "dropout": "0.5",
-        "training": "False",
-        "return_weights": "True",
-    }
-)
-"""An expression for each keyword whose value is not drawn from a list."""
-
-
-def _mixed(lab: Lab, known: list[str], generator: random.Random) -> list[str]:
-    """Take two to five keywords that go together, and what they need."""
-    chosen: list[str] = []
-    wanted = generator.choice((2, 3, 3, 4, 5))
-    for name in generator.sample(known, len(known)):
-        more = sorted(fed([*chosen, name], known))
-        if len(chosen) < wanted and lab.can(*more) and whole(more):
-            chosen = more
-    return chosen
+        choices = Recorded(seed=lab.seed * 2**20 + n)
+        drawn = recipe_of(
+            choices, known, together=lambda names: lab.can(*names), long=n % 8 == 7, sparse=sparse, least=least
+        )
+        sizes = replace(drawn.sizes, Dv=drawn.sizes.D) if lab.same_width else drawn.sizes
+        case = lab.case(sizes, drawn.scores, RANDOM, **dict(drawn.options))
+        yield replace(case, seed=lab.seed + n, page=drawn.page)
 
 
 def _without(chosen: list[str], name: str) -> list[str]:
     """Drop a keyword, and those that need it."""
     rest = [other for other in chosen if other != name]
     return [other for other in rest if whole_signature(other, rest)]
-
-
-def _text(lab: Lab, name: str, size: Sizes, generator: random.Random, sparse: bool) -> str:
-    t, s = size.T, size.S
-    if name == "window":
-        edge = generator.choice((1, 2, t, s - 1, s, s + 1, s // 2))
-        return str(max(1, edge + (lab.behaviour.extra_keys < 0)))
-    if name in {"scale", "softcap"}:
-        return generator.choice(("0.07", "0.3", "1.1") if name == "scale" else ("0.6", "2.0", "30.0"))
-    if name == "mask" and sparse:
-        return generator.choice((MASK, _SPARSE))
-    if name == "splits":
-        return generator.choice(("1", "2", "3", str(s + 2)))
-    return TEXTS[name]
 
 
 def read_drawn(lab: Lab, count: int = 80) -> Margin:
@@ -172,7 +107,7 @@ def read_pairs(lab: Lab) -> Margin:
     ('sink', True)
     """
     known = [name for name in KEYWORDS if lab.can(name)]
-    generator = random.Random(lab.seed)
+    choices = Recorded(seed=lab.seed)
     cases = []
     sets = [fed(pair, known) for pair in (*combinations(known, 2), *((name,) for name in known))]
     sizes_of_calls = (Sizes(2, 6, 3, 7, 9, 5, 5), Sizes(2, 6, 3, 1, 9, 5, 5))
@@ -180,10 +115,7 @@ def read_pairs(lab: Lab) -> Margin:
         if lab.slow and (i + j) % 2:
             continue
         if lab.can(*names) and whole(names):
-            texts = {
-                name: "2" if name in {"window", "splits"} else _text(lab, name, sizes, generator, False)
-                for name in names
-            }
+            texts = {name: "2" if name in {"window", "splits"} else text_of(choices, name, sizes) for name in names}
             cases.append(lab.case(sizes, DRAWN, RANDOM, **texts))
     return _compared(lab, (case for case in cases if _stands_out(lab, case)))
 
@@ -295,6 +227,9 @@ def _name(lab: Lab, recipe: Recipe) -> None:
         read = None  # the weights are right: they say nothing of a wrong lse
     if read is not None:
         fault_class, parameters, words = read
+        if names == ["block_table", "lengths"]:  # without pages nothing was wrong
+            fault_class, parameters = "paged-table", {"argument": "block_table", "page": recipe.page, **parameters}
+            words += f", in pages of {recipe.page} keys"
         _record(lab, fault_class, {**parameters, "options": names}, f"{words}, {when}, at {where}.", recipe, difference)
         return
     like = f" {reads_like(lab, wide)}".rstrip()
@@ -403,7 +338,7 @@ def _described(lab: Lab, recipe: Recipe) -> tuple[str, dict[str, object], str] |
         return None
     read, weights = lab.support(onehot), lab.weights(onehot)
     built = onehot.build()
-    wanted = lab.behaviour.visible(built)
+    wanted = lab.behaviour.visible(built)[..., : size.S]  # a paged call has slots behind its keys
     if stands_out and not agree(wanted, read):
         parameters, words = describe(wanted, read)
         return "mask-compose", parameters, f"{words[0].upper()}{words[1:]}"

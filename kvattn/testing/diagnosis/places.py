@@ -45,7 +45,7 @@ def _gathered(pool: NDArray[np.floating], table: Places) -> NDArray[np.floating]
     return np.asarray(pages.reshape(*pages.shape[:2], -1, pages.shape[-1]))
 
 
-def paged(x: NDArray[Any], table: Places, lengths: Places) -> NDArray[Any]:
+def paged(x: NDArray[Any], table: Places, lengths: Places, page: int = PAGE) -> NDArray[Any]:
     """Lay keys or values ``[B, Hkv, S, D]`` out in the pages of a table; slots that hold no key are full of sevens.
 
     >>> pool = paged(np.ones((1, 1, 5, 2)), np.array([[2, 0]]), np.array([5]))
@@ -57,12 +57,12 @@ def paged(x: NDArray[Any], table: Places, lengths: Places) -> NDArray[Any]:
            [7., 7., 7., 7.]])
     """
     batch, heads, count, width = x.shape
-    rows = np.full((batch, heads, table.shape[1] * PAGE, width), 7.0, x.dtype)
+    rows = np.full((batch, heads, table.shape[1] * page, width), 7.0, x.dtype)
     rows[:, :, :count] = x
     for b, length in enumerate(lengths):
         rows[b, :, length:] = 7.0
-    pool = np.full((table.size + 3, heads, PAGE, width), 7.0, x.dtype)
-    pool[table] = rows.reshape(batch, heads, -1, PAGE, width).swapaxes(1, 2)
+    pool = np.full((table.size + 3, heads, page, width), 7.0, x.dtype)
+    pool[table] = rows.reshape(batch, heads, -1, page, width).swapaxes(1, 2)
     return pool
 
 

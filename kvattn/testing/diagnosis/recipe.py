@@ -40,12 +40,14 @@ LOUD = (DRAWN[0].replace("0.7", "2.5"), DRAWN[1].replace("0.7", "1.5"))
 
 
 PAGE = 4
-"""Keys in a page, where a case has a ``block_table``."""
+"""Keys in a page, where a case has a ``block_table`` and says nothing else."""
 
-TABLE = "r.permutation({B} * -(-{S} // 4) + 3)[3:].reshape({B}, -1)"
+TABLE = "r.permutation({B} * -(-{S} // {page}) + 3)[3:].reshape({B}, -1)"
 """Pages in any order, three of the pool owned by nobody."""
 
-POOL = "from kvattn.testing.diagnosis.places import paged; k, v = (paged(x, block_table, lengths) for x in (k, v))"
+POOL = (
+    "from kvattn.testing.diagnosis.places import paged; k, v = (paged(x, block_table, lengths, {page}) for x in (k, v))"
+)
 """Statements that lay keys and values out in pages."""
 
 
@@ -101,6 +103,8 @@ class Recipe:
         Seed of the generator ``r``.
     mask_form
         A name in `MASK_FORMS`: how a boolean mask is written before it is given.
+    page
+        Keys in a page, which ``{page}`` stands for.
 
     Examples
     --------
@@ -119,6 +123,7 @@ class Recipe:
     dtype: str = "float64"
     seed: int = 0
     mask_form: str = "boolean"
+    page: int = PAGE
 
     def code(self) -> str:
         """Return the statements that build q, k, v and the array options, on one line.
@@ -138,7 +143,7 @@ class Recipe:
         if self.mask_form != "boolean" and "mask" in dict(self.options):
             lines.append(f"mask = {MASK_FORMS[self.mask_form]}{cast if self.mask_form == 'additive' else ''}")
         paged = [POOL] if "block_table" in dict(self.options) else []
-        text = "; ".join([*lines, *paged, *self.edits]).format(**asdict(self.sizes))
+        text = "; ".join([*lines, *paged, *self.edits]).format(**self._letters())
         return f"r = np.random.default_rng({self.seed}); {text}" if "r." in text else text
 
     def call(self, function: str = "f") -> str:
@@ -148,7 +153,7 @@ class Recipe:
         'attend(q, k, v, scale=0.5)'
         """
         words = [f", {name}={name if name in ARRAYS else text}" for name, text in self.options]
-        return f"{function}(q, k, v{''.join(words)})".format(**asdict(self.sizes))
+        return f"{function}(q, k, v{''.join(words)})".format(**self._letters())
 
     def build(self) -> Built:
         """Run the code, and return the arrays and keywords.
@@ -158,9 +163,12 @@ class Recipe:
         """
         names: dict[str, Any] = {"np": np}
         words = "".join(f"{name}={name if name in names else text}, " for name, text in self.scalars())
-        exec(f"{self.code()}; scalars = dict({words})".format(**asdict(self.sizes)), names)  # noqa: S102 - our own text
+        exec(f"{self.code()}; scalars = dict({words})".format(**self._letters()), names)  # noqa: S102 - our own text
         options = {name: names[name] if name in names else names["scalars"][name] for name, _ in self.options}
         return Built(names["q"], names["k"], names["v"], options)
+
+    def _letters(self) -> dict[str, int]:
+        return {**asdict(self.sizes), "page": self.page}
 
     def scalars(self) -> tuple[tuple[str, str], ...]:
         """Return the options that are no arrays.

@@ -3,6 +3,8 @@
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from kvattn.testing.diagnosis.differential import draw, read_drawn
 from kvattn.testing.diagnosis.lab import Lab, planted
 from kvattn.testing.keywords import KEYWORDS, fed, whole
@@ -53,3 +55,21 @@ def test_a_wrong_lse_is_not_described_by_weights_that_are_right() -> None:
     (finding,) = lab.findings
     assert finding.detail.startswith("lse[")
     assert "log_weight_off_by" not in finding.parameters
+
+
+def test_a_slot_that_is_right_in_pages_of_a_power_of_two_alone_is_found() -> None:
+    right = Planted()
+
+    def by_bits(q: Any, k: Any, v: Any, *, lengths: Any = None, block_table: Any = None) -> Any:
+        if block_table is not None:
+            page = k.shape[2]
+            s = np.arange(block_table.shape[1] * page)
+            k, v = (x[block_table[:, s // page], :, (s & (page - 1))[None]].swapaxes(1, 2) for x in (k, v))
+        return right(q, k, v, lengths=lengths)
+
+    lab = Lab(target_of(by_bits))
+    read_drawn(lab, 40)
+    (finding,) = lab.findings
+    assert finding.fault_class == "paged-table"
+    assert finding.parameters["page"] in {3, 7}
+    assert f"lengths, {finding.parameters['page']})" in finding.reproduce
