@@ -171,7 +171,9 @@ def _others(bias: Scores, sizes: Sizes) -> dict[str, Scores]:
         "keys in reverse": bias[..., ::-1],
         "the next key": np.roll(bias, -1, -1),
         "the key before": np.roll(bias, 1, -1),
-        "[S, T] read as [T, S]": np.ascontiguousarray(bias.swapaxes(2, 3)).reshape(bias.shape),
+        ("the transposed" if sizes.T == sizes.S else "[S, T] read as [T, S]"): np.ascontiguousarray(
+            bias.swapaxes(2, 3)
+        ).reshape(bias.shape),
         "heads and queries swapped by a view": np.ascontiguousarray(bias.swapaxes(1, 2)).reshape(bias.shape),
     }
 

@@ -26,6 +26,7 @@ _READINGS: dict[str, Callable[[Visible], Visible]] = {
     "head 0 and sequence 0 of the mask for all": lambda m: m[:1, :1],
     "the mask's heads in reverse": lambda m: m[:, ::-1],
     "the mask's keys in reverse": lambda m: m[..., ::-1],
+    "the mask transposed": lambda m: m.swapaxes(2, 3) if m.shape[2] == m.shape[3] else m,
     "the mask moved by one key": lambda m: np.roll(m, 1, -1),
     "the mask moved back by one key": lambda m: np.roll(m, -1, -1),
 }

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kvattn.testing.diagnosis.bends import read_bias
 from kvattn.testing.diagnosis.lab import Lab, planted
 from kvattn.testing.diagnosis.masks import read_mask
 from kvattn.testing.planted import Planted
 from kvattn.testing.planted.wrapped import Turns
+from kvattn.testing.shapes import Shapes
 from kvattn.testing.targets import target_of
 
 CORE = Planted(returns_lse=False)
@@ -64,3 +66,11 @@ def test_a_mask_that_is_transposed_where_it_can_be_is_named() -> None:
     lab = Lab(target_of(Turns("mask")))
     read_mask(lab)
     assert lab.findings[0].parameters == {"argument": "mask", "reads": "the mask transposed", "when": "T = S"}
+
+
+@pytest.mark.parametrize(("which", "name"), [("bias", "of"), ("mask", "reads")])
+def test_what_is_transposed_has_its_name_where_there_are_only_squares(which: str, name: str) -> None:
+    lab = Lab(target_of(Turns(which)), shapes=Shapes(equal_lengths=True))
+    (read_bias if which == "bias" else read_mask)(lab)
+    assert lab.findings[0].fault_class == "mask-compose"
+    assert "transposed" in lab.findings[0].parameters[name]
