@@ -129,7 +129,7 @@ def look(
     Raises
     ------
     ArgumentError
-        When dtype is neither float64 nor float32.
+        When dtype is not one in which such a target is checked.
 
     Examples
     --------

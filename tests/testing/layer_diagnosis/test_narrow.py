@@ -15,6 +15,7 @@ from kvattn.testing.layer_diagnosis.narrow import narrow_bound
 from kvattn.testing.layer_diagnosis.plan import Plan
 from kvattn.testing.layer_diagnosis.reading import Reading
 from kvattn.testing.layer_targets import LayerTarget, layer_target_of
+from kvattn.testing.planted_layer import PlantedLayer
 
 pytest.importorskip("ml_dtypes", reason="ml_dtypes has bfloat16")
 
@@ -199,6 +200,11 @@ def test_what_differs_in_16_bits_alone_is_found(dtype: str, capsys: pytest.Captu
     exec(finding.reproduce, {"f": layer})  # noqa: S102 - that it runs is what is tested
     got, _, wanted = capsys.readouterr().out.strip().partition(" expected ")
     assert got != wanted
+
+
+def test_dropout_is_named_in_16_bits_too() -> None:
+    bench, _ = look(layer_target_of(PlantedLayer(dropout=0.25)), dtype="float16", cases=2)
+    assert [(f.fault_class, f.parameters["p"]) for f in bench.findings] == [("dropout-eval", 0.25)]
 
 
 def test_a_layer_that_raises_in_16_bits_is_told() -> None:
