@@ -42,7 +42,7 @@ class PlantedCache:
         ends at ``length - n`` and counts negative ends from the end; ``"keeps"``, which leaves n for -n; ``"takes"``,
         which takes n for -n; ``"grows"``, by which the length moves up for -n; ``"nothing"``; ``"clamps"``,
         as is right.
-    select_keys_only, select_values_only, select_nothing, select_inverse
+    select_keys_only, select_values_only, select_nothing, select_inverse, select_in_place
         What a select does.
     select_others
         The fields that it leaves: ``"stay"``, ``"tile"``, ``"first"`` for the first row for all, ``"batch"`` for all
@@ -59,12 +59,13 @@ class PlantedCache:
         A branch is the same cache.
     keeps_old
         A new cache goes on with the last one of the same batch.
-    capacity, overwrites
-        Slots, and whether a token beyond them overwrites the last.
+    capacity, overwrites, clamps
+        Slots, whether a token beyond them overwrites the last, and whether the length stays at the capacity then.
     source, source_grows
         Only the first append is kept; or not.
-    zeroes, mixes, leads
-        The place whose row is lost; whether a select swaps the newest two; copies of the oldest row in front of it.
+    zeroes, mixes, leads, flips
+        The place whose row is lost; whether a select swaps the newest two; copies of the oldest row in front of it;
+        whether a token that comes alone has its heads the other way round.
 
     Examples
     --------
@@ -79,6 +80,7 @@ class PlantedCache:
     select_values_only: bool = False
     select_nothing: bool = False
     select_inverse: bool = False
+    select_in_place: bool = False
     select_others: str = "stay"
     rollback_odd: str = "clamps"
     loses: str = ""
@@ -91,11 +93,13 @@ class PlantedCache:
     keeps_old: bool = False
     capacity: int | None = None
     overwrites: bool = False
+    clamps: bool = False
     source: bool = False
     source_grows: bool = False
     zeroes: int = -1
     mixes: bool = False
     leads: int = 0
+    flips: bool = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -133,6 +137,8 @@ class PlantedCache:
         if self.row >= 0 and self.row < len(k):
             k, v = (np.repeat(x[self.row : self.row + 1], len(x), axis=0) for x in (k, v))
         count = k.shape[2]
+        if self.flips and count == 1:
+            k, v = k[:, ::-1], v[:, ::-1]
         if self.loses and count > 1 and old.length:
             cut = {"first": slice(1, None), "last": slice(None, -1), "all but last": slice(-1, None)}[self.loses]
             k, v = k[:, :, cut], v[:, :, cut]
@@ -157,7 +163,8 @@ class PlantedCache:
             keys, values = (np.repeat(x[:, self.head : self.head + 1], HEADS, axis=1) for x in (keys, values))
         if self.leads:
             keys, values = (np.concatenate([x[:, :, :1]] * self.leads + [x], axis=2) for x in (keys, values))
-        return box, [Seen(keys, values, length=None if self.silent else new.length + self.says)]
+        held = new.length if self.capacity is None or not self.clamps else min(new.length, self.capacity)
+        return box, [Seen(keys, values, length=None if self.silent else held + self.says)]
 
     def rollback(self, cache: Any, tokens: int) -> Any:
         """The arrays cut.
@@ -216,6 +223,11 @@ class PlantedCache:
         }[self.select_others]
         if self.select_inverse and sorted(indices) == list(range(len(old.k))):
             chosen = np.argsort(chosen)
+        if self.select_in_place and len(indices) == len(old.k):
+            copied = np.arange(len(indices))
+            for place, index in enumerate(indices):
+                copied[place] = copied[index]
+            chosen = copied
         nothing = self.select_nothing
         k = old.k[stay if nothing or self.select_values_only else chosen]
         v = old.v[stay if nothing or self.select_keys_only else chosen]
@@ -327,7 +339,7 @@ class PlantedPages:
     page
         Tokens of a page.
     shares
-        It is written in place.
+        It is written in place; with ``page`` beyond all lengths as a buffer is.
     reverses
         The table is read from its end.
     skips
@@ -437,8 +449,8 @@ class PlantedRing:
         A rollback does nothing, without a word.
     early
         Cut to W rows before the queries of an append have read.
-    slots
-        Read in the order of their slots, ``position % W``.
+    slots, only
+        Read in the order of their slots, ``position % W``; and only these W, however many queries came.
 
     Examples
     --------
@@ -450,6 +462,7 @@ class PlantedRing:
     keeps: int | None = None
     early: bool = False
     slots: bool = False
+    only: bool = False
     ignores: bool = False
 
     @property
@@ -485,7 +498,9 @@ class PlantedRing:
         if self.slots and length > self.window and both[0].shape[2] >= self.window:
             last = np.arange(length - self.window, length)
             order = last[np.argsort(last % self.window)] - length
-            shown = [np.concatenate([rows[:, :, : -self.window], rows[:, :, order]], axis=2) for rows in both]
+            more = [rows[:, :, : -self.window if not self.only else 0] for rows in both]
+            last_rows = [rows[:, :, order] for rows in both]
+            shown = [np.concatenate(pair, axis=2) for pair in zip(more, last_rows, strict=True)]
         keep = self.window - 1 if self.keeps is None else self.keeps
         kept = (rows[:, :, max(0, rows.shape[2] - keep) :] for rows in both)
         return (*kept, length), [Seen(shown[0], shown[1], length=length)]
@@ -823,6 +838,9 @@ class Planted(NamedTuple):
     parameters: dict[str, Any]
 
 
+_EARLY = "before all queries have read"
+
+
 def _planted() -> tuple[Planted, ...]:
     right = PlantedCache()
     rows: list[Planted] = [
@@ -855,6 +873,7 @@ def _planted() -> tuple[Planted, ...]:
             )
             for n, told in (("tile", "tiled"), ("first", "of sequence 0"), ("batch", "of the old batch"))
         ),
+        Planted(replace(right, select_in_place=True), "beam-reorder", {"indices": "in place"}),
         Planted(replace(right, select_inverse=True), "beam-reorder", {"indices": "inverse"}),
         *(Planted(replace(right, loses=n), "chunked-prefill", {"loses": n}) for n in ("first", "last", "all but last")),
         *(Planted(replace(right, head=n), "gqa-map", {"head": n}) for n in (0, 1)),
@@ -877,6 +896,7 @@ def _planted() -> tuple[Planted, ...]:
         Planted(PlantedLayers(3, select_skips=2), "beam-reorder", {"skips_part": 2}),
         *(Planted(PlantedLayers(n, late=True), "shared-kv-layers", {"offset": "after the source"}) for n in (2, 3)),
         *(Planted(PlantedPages(n, shares=True), "block-ownership", {"page": n}) for n in (2, 3, 4, 5, 7, 8)),
+        *(Planted(PlantedPages(n, shares=True), "block-ownership", {"shares": "buffer"}) for n in (64, 100)),
         *(
             Planted(PlantedPages(n, reverses=True), "paged-table", {"page": n, "order": "reversed"})
             for n in (2, 3, 4, 5, 7, 8, 16)
@@ -887,11 +907,20 @@ def _planted() -> tuple[Planted, ...]:
         ),
         *(Planted(PlantedRing(n, keeps=n - 2), "window-cache", {"extra": -1}) for n in (3, 4, 6)),
         *(Planted(PlantedRing(n, keeps=n - 3), "window-cache", {"extra": -2}) for n in (4, 6)),
-        *(
-            Planted(PlantedRing(n, early=True), "window-cache", {"evicts": "before all queries have read"})
-            for n in (2, 3, 6)
-        ),
+        *(Planted(PlantedRing(n, early=True), "window-cache", {"evicts": _EARLY}) for n in (2, 3, 6)),
         *(Planted(PlantedRing(n, slots=True), "ring-wrap", {"order": "slots"}) for n in (3, 4)),
+        *(
+            Planted(PlantedRing(n, keeps=n, slots=True, only=True), "ring-wrap", {"order": "slots", "evicts": _EARLY})
+            for n in (3, 5)
+        ),
+        *(
+            Planted(
+                replace(right, capacity=n, overwrites=True, clamps=True),
+                "ring-wrap",
+                {"overflow": "overwrites the last", "says": "capacity"},
+            )
+            for n in (5, 9)
+        ),
         *(Planted(PlantedCodes(unscaled=n), "quantised-kv", {"field": n}) for n in ("k", "v")),
         *(Planted(PlantedCodes(of_head=n), "quantised-kv", {"varies": ["head"]}) for n in (0, 1)),
         Planted(PlantedCodes(of_token=0), "quantised-kv", {"varies": ["token"]}),
@@ -942,6 +971,7 @@ def _planted() -> tuple[Planted, ...]:
         ),
         Planted(replace(right, zeroes=4), "", {}),
         Planted(replace(right, mixes=True), "", {}),
+        Planted(replace(right, flips=True), "", {}),  # whose sizes are those of the other head
         *(Planted(replace(right, silent=True, leads=n), "", {}) for n in (1, 3)),
         Planted(replace(right, loses="first", select_nothing=True), "", {}),
     ]

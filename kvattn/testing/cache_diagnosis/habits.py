@@ -17,6 +17,9 @@ from kvattn.typing import Array
 
 KEPT_FIELDS = ("k", "v")
 
+PAGES = range(2, 18)
+"""Sizes of pages that are told apart."""
+
 OTHERS = {"tile": "tiled", "first": "of sequence 0", "batch": "of the old batch"}
 """What a select may do to the fields that it does not reorder, in words."""
 
@@ -41,8 +44,8 @@ class Habit:
     unselected
         Which sequences the other fields have after a select: ``"stay"``, the old ones, the last repeated where there
         are too few; ``"tile"``, the old ones again and again; ``"first"``, the first for all; ``"batch"``, as before.
-    inverse_select
-        A select puts row i where i says, instead of taking it from there.
+    inverse_select, select_in_place
+        A select puts row i where i says, instead of taking it from there; reads rows that it has written already.
     window_extra
         Rows that a window keeps beyond the W - 1 that the next query needs beside its own.
     early_eviction
@@ -61,8 +64,8 @@ class Habit:
         Keys come as values and values as keys.
     dropped
         Which token of an append onto a cache that is not empty is lost: ``"first"``, ``"last"``, ``"all but last"``.
-    clamped
-        Tokens beyond the capacity overwrite the last slot, without a word.
+    clamped, clamped_length
+        Tokens beyond the capacity overwrite the last slot, without a word; and the length stays at the capacity.
     source_grows
         A source takes the rows of later appends too.
     said_extra
@@ -91,6 +94,7 @@ class Habit:
     selected_fields: tuple[str, ...] = KEPT_FIELDS
     unselected: str = "stay"
     inverse_select: bool = False
+    select_in_place: bool = False
     window_extra: int = 0
     early_eviction: bool = False
     unturned: bool = False
@@ -101,6 +105,7 @@ class Habit:
     swapped: bool = False
     dropped: str = ""
     clamped: bool = False
+    clamped_length: bool = False
     source_grows: bool = False
     said_extra: int = 0
     batch_row: int = -1
@@ -150,6 +155,12 @@ def suspects(can: Capabilities) -> Iterator[Suspect]:
         "A select sends rows where it should fetch them",
         replace(plain, inverse_select=True),
     )
+    yield Suspect(
+        "beam-reorder",
+        {"indices": "in place"},
+        "A select takes rows that it has written over already",
+        replace(plain, select_in_place=True),
+    )
     if any(part.window for part in can.parts):
         for extra in (-1, -2):
             words = f"The window keeps W - {-extra} rows, its newest counted"
@@ -166,8 +177,16 @@ def suspects(can: Capabilities) -> Iterator[Suspect]:
             "After the wrap rows come in the order of their slots",
             replace(plain, unturned=True),
         )
+        yield Suspect(
+            "ring-wrap",
+            {"order": "slots", "evicts": "before all queries have read"},
+            "After the wrap rows come in the order of their slots, W of them, also where several queries came",
+            replace(plain, unturned=True, early_eviction=True),
+        )
     yield Suspect("block-ownership", {"shares": "all"}, "A branch is the same cache", replace(plain, shared_all=True))
-    for page in range(2, 18):
+    words = f"Branches write into the same buffer, or into the same pages of more than {PAGES[-1]} tokens"
+    yield Suspect("block-ownership", {"shares": "buffer"}, words, replace(plain, shared_page=1 << 10))
+    for page in PAGES:
         words = f"Branches write into the same partly filled page of {page} tokens"
         yield Suspect("block-ownership", {"page": page}, words, replace(plain, shared_page=page))
         words = f"Pages of {page} tokens come in reversed order"
@@ -198,6 +217,12 @@ def suspects(can: Capabilities) -> Iterator[Suspect]:
             {"overflow": "overwrites the last"},
             "A token beyond the capacity overwrites the last",
             replace(plain, clamped=True),
+        )
+        yield Suspect(
+            "ring-wrap",
+            {"overflow": "overwrites the last", "says": "capacity"},
+            "A token beyond the capacity overwrites the last, and the length stays",
+            replace(plain, clamped=True, clamped_length=True),
         )
     if any(part.source for part in can.parts):
         yield Suspect(
@@ -401,7 +426,10 @@ class Model:
         if number == habit.rollback_skips:
             return Seen(keys, values)  # it may count for itself, or be told by the others
         late = count if habit.late_offset and number else 0
-        return Seen(keys, values, length=memory.length + habit.said_extra + late)
+        told = memory.length + habit.said_extra + late
+        if habit.clamped_length and self.capabilities.capacity is not None:
+            told = min(told, self.capabilities.capacity)
+        return Seen(keys, values, length=told)
 
     def _ordered(self, rows: Array, part: Part, count: int) -> Array:
         habit, length = self.habit, rows.shape[2]
@@ -459,6 +487,11 @@ class Model:
         batch, chosen = len(memory.lanes[0]["k"]), list(indices)
         if habit.inverse_select and sorted(chosen) == list(range(batch)):
             chosen = [chosen.index(b) for b in range(batch)]
+        if habit.select_in_place and len(chosen) == batch:
+            rows = list(range(batch))
+            for place, index in enumerate(chosen):
+                rows[place] = rows[index]
+            chosen = rows
         for number, lanes in enumerate(memory.lanes):
             for name in KEPT_FIELDS:
                 others = {
