@@ -149,27 +149,11 @@ class Call:
         >>> bool((Call(Recipe(Sizes())).bounds().worst < 1e-13).all())
         True
         """
-        import numpy as np
-
         from kvattn.testing.arithmetic import Arithmetic
-        from kvattn.testing.diagnosis.behaviour import Behaviour, sizes_of
-        from kvattn.testing.diagnosis.places import dense
-        from kvattn.testing.tolerance import bounds
+        from kvattn.testing.diagnosis.behaviour import Behaviour
 
         ways = Behaviour() if behaviour is None else behaviour
-        built, sizes = dense(self._built), sizes_of(self._built)
-        bias, options = ways.bias(built), built.options
-        return bounds(
-            built.q,
-            built.k[:, ways.heads("key", sizes.Hq, sizes.Hkv)],
-            built.v[:, ways.heads("value", sizes.Hq, sizes.Hkv)],
-            arithmetic=Arithmetic(self.recipe.dtype) if arithmetic is None else arithmetic,
-            visible=ways.visible(built),
-            scale=ways.used_scale(sizes, options.get("scale")),
-            softcap=options.get("softcap"),
-            bias=None if bias is None else np.where(np.isneginf(bias), 0, bias),
-            sinks=options.get("sinks"),
-        )
+        return ways.bounds(self._built, Arithmetic(self.recipe.dtype) if arithmetic is None else arithmetic)
 
     def must_agree(
         self, found: Any, *, arithmetic: "Arithmetic | None" = None, behaviour: "Behaviour | None" = None

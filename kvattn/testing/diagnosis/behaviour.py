@@ -18,6 +18,7 @@ from kvattn.core.definition import definition
 from kvattn.positions.alibi import slopes as paper_slopes
 from kvattn.testing.diagnosis.places import SEES, dense, key_places, query_places, seen_by
 from kvattn.testing.diagnosis.recipe import Built, Sizes
+from kvattn.testing.tolerance import Arithmetic, Bounds, bounds
 from kvattn.typing import Attended, Visible
 
 HEAD_MAPS: Mapping[str, Callable[[int, int, int], int]] = MappingProxyType(
@@ -221,6 +222,27 @@ class Behaviour:
             sinks=sinks,
         )
         return Attended(out, self.lse_factor * lse if plain is None else plain.lse)
+
+    def bounds(self, built: Built, arithmetic: Arithmetic) -> Bounds:
+        """Return how far from `expected` the target may be in an arithmetic.
+
+        >>> from kvattn.testing.diagnosis.recipe import Recipe
+        >>> bool((Behaviour().bounds(Recipe(Sizes()).build(), Arithmetic()).worst < 1e-13).all())
+        True
+        """
+        built, sizes = dense(built), sizes_of(built)
+        options, bias = built.options, self.bias(built)
+        return bounds(
+            built.q,
+            built.k[:, self.heads("key", sizes.Hq, sizes.Hkv)],
+            built.v[:, self.heads("value", sizes.Hq, sizes.Hkv)],
+            arithmetic=arithmetic,
+            scale=self.used_scale(sizes, options.get("scale")),
+            softcap=options.get("softcap"),
+            bias=None if bias is None else np.where(np.isneginf(bias), 0, bias),
+            visible=self.visible(built),
+            sinks=options.get("sinks"),
+        )
 
 
 def sizes_of(built: Built) -> Sizes:

@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kvattn.testing.diagnosis.behaviour import Behaviour, sizes_of
+from kvattn.testing.diagnosis.behaviour import Behaviour
 from kvattn.testing.diagnosis.conventions import whose
 from kvattn.testing.diagnosis.finding import Finding, Kind
-from kvattn.testing.diagnosis.places import dense
 from kvattn.testing.diagnosis.recipe import BY_BATCH, BY_HEAD, ONE_HOT, Built, Recipe, Sizes
 from kvattn.testing.keywords import fed, whole
 from kvattn.testing.planted import Planted
 from kvattn.testing.shapes import ANY, Shapes
 from kvattn.testing.targets import Result, Target, target_of
-from kvattn.testing.tolerance import Arithmetic, bounds
+from kvattn.testing.tolerance import Arithmetic
 from kvattn.typing import Visible
 
 CONTRACT = Behaviour()
@@ -367,23 +366,8 @@ class Lab:
         """
         behaviour = self.behaviour if behaviour is None else behaviour
         seen = self.see(recipe)
-        built, sizes = dense(seen.built), sizes_of(seen.built)
-        expected = behaviour.expected(built)
+        expected, limit = behaviour.expected(seen.built), behaviour.bounds(seen.built, self.arithmetic)
         right = np.asarray(expected.out, np.float64), np.asarray(expected.lse, np.float64)
-        wide = built._replace(
-            k=built.k[:, behaviour.heads("key", sizes.Hq, sizes.Hkv)],
-            v=built.v[:, behaviour.heads("value", sizes.Hq, sizes.Hkv)],
-        )
-        options, bias = built.options, behaviour.bias(built)
-        limit = bounds(
-            *wide[:3],
-            arithmetic=self.arithmetic,
-            scale=behaviour.used_scale(sizes, options.get("scale")),
-            softcap=options.get("softcap"),
-            bias=None if bias is None else np.where(np.isneginf(bias), 0, bias),
-            visible=behaviour.visible(built),
-            sinks=options.get("sinks"),
-        )
         found = _farthest("out", seen.out, right[0], limit.worst, limit.statistical)
         if seen.lse is None or "lse" in behaviour.without:
             return found
