@@ -8,6 +8,8 @@ Nothing is drawn anew: the same code gives the same page.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 import importlib
 import math
 from pathlib import Path
@@ -18,7 +20,7 @@ import ml_dtypes  # noqa: F401 - so that NumPy knows bfloat16
 import numpy as np
 
 from kvattn.testing import kinds
-from kvattn.testing.layer_targets import layer_target_of
+from kvattn.testing.layer_targets import LayerTarget, layer_target_of
 from kvattn.testing.planted_latent import PlantedLatent
 from kvattn.testing.rotary_targets import RotaryTarget
 
@@ -30,8 +32,8 @@ PAGE = """# What a check of a layer can see
 {{py:mod}}`kvattn.testing.planted_rotation`, {layers} of {{py:mod}}`kvattn.testing.planted_layer`, {latents} of
 {{py:mod}}`kvattn.testing.planted_latent`.  *Detected*: the report has a finding.  *Named*: a finding has the class of
 the fault and every parameter as it was planted, within 0.1 % in float64, 1 % in the others.  *More*: how many have a
-second finding.  Columns of 16 bits are those of rotations: they are read in wide numbers where they take them, and in
-the last column each takes bfloat16 alone, so that it is compared and not read.  Layers are not checked in 16 bits.
+second finding.  In 16 bits they are read in wide numbers, which they take; in the last column each takes bfloat16
+alone, so that it is compared and not read.  Latent layers are not checked in 16 bits, so "of" says how many were.
 The page is written by
 
 ```console
@@ -86,8 +88,10 @@ def faults() -> Iterator[Fault]:
         yield Fault("latents", name, made, *row[2:])
 
 
-def alone(target: RotaryTarget) -> RotaryTarget:
-    """The rotation as one that takes bfloat16 alone, and computes in float32 on it."""
+def alone(target: Any) -> Any:
+    """The rotation or layer as one that takes bfloat16 alone, and computes in float32 on it."""
+    if isinstance(target, LayerTarget):
+        return replace(target, function=partial(_in_float32, target.function))
 
     def narrow(q: Any, k: Any, positions: Any) -> Any:
         if q.dtype.name != "bfloat16":
@@ -97,10 +101,21 @@ def alone(target: RotaryTarget) -> RotaryTarget:
     return RotaryTarget(target.name, narrow, target.expects, target.width, target.context, pair=True)
 
 
+def _in_float32(function: Callable[..., Any], x: Any, **given: Any) -> Any:
+    if x.dtype.name != "bfloat16":
+        raise TypeError(f"expected bfloat16, got {x.dtype}")
+
+    def wide(value: Any) -> Any:
+        return value.astype(np.float32) if isinstance(value, np.ndarray) and value.dtype == x.dtype else value
+
+    out = function(wide(x), **{name: wide(value) for name, value in given.items()})
+    return (out[0].astype(x.dtype), *out[1:]) if isinstance(out, tuple) else out.astype(x.dtype)
+
+
 def checked(fault: Fault, column: str) -> Outcome | None:
     """Check a fault in a format; None where that is not offered."""
     target, dtype = fault.target(), column.split(maxsplit=1)[0]
-    if fault.kind != "rotations" and dtype not in ("float64", "float32"):
+    if fault.kind == "latents" and dtype not in ("float64", "float32"):
         return None
     target = alone(target) if column.endswith("alone") else target
     bench, _ = kinds.look(target, dtype=dtype, cases=20)
