@@ -5,6 +5,8 @@ called.  What is planted stands in `kvattn.testing.planted_counters`, which adds
 """
 
 from collections.abc import Callable
+import contextlib
+import io
 import os
 from typing import Any, NamedTuple
 
@@ -259,18 +261,29 @@ def named(mutant: Mutant, findings: list[Finding]) -> bool:
     return not any(f.fault_class == "unclassified" for f in findings)
 
 
+def shows(mutant: Mutant, finding: Finding) -> bool:
+    """Whether the line that reproduces a finding prints two different numbers."""
+    if "repeats" in finding.parameters or "refuses" in finding.parameters:
+        return True
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(finding.reproduce, {"f": mutant.counter})  # noqa: S102 - that it runs is what is tested
+    got, _, wanted = out.getvalue().strip().partition(" expected ")
+    return float(got) != float(wanted)
+
+
 @pytest.mark.parametrize("name", [*FLOPS][::SOME])
 def test_a_counter_of_flops_is_named(name: str) -> None:
     findings = called(FLOPS[name])
     assert named(FLOPS[name], findings), findings
-    assert all(f.fault_class == "flop-count" for f in findings)
+    assert all(f.fault_class == "flop-count" and shows(FLOPS[name], f) for f in findings)
 
 
 @pytest.mark.parametrize("name", [*BYTES][::SOME])
 def test_a_counter_of_bytes_is_named(name: str) -> None:
     findings = called(BYTES[name])
     assert named(BYTES[name], findings), findings
-    assert all(f.fault_class == "byte-count" for f in findings)
+    assert all(f.fault_class == "byte-count" and shows(BYTES[name], f) for f in findings)
 
 
 def test_there_are_enough_of_them() -> None:

@@ -174,8 +174,12 @@ def _name_pairs(
         if always and (rule in CAUSAL or "causal" in parameters):
             kind = "convention" if kind == "right" or "always" in str(parameters) else kind
             words = f"{words}, always: it takes no causal=" if rule in CAUSAL else words
-        node: Node = (4, 10, 3 if mode == "window" else None)
-        sizes = sizes_at(bench, {"value_width": 16}, queries=4, keys=10, window=node[2], causal=causal)
+        shows = (
+            ((4, 10, 3), (5, 5, 3), (3, 9, 12), (64, 100, 40)) if mode == "window" else ((4, 10, None), (5, 5, None))
+        )
+        sizes = bench.wrong(
+            sizes_at(bench, {"value_width": 16}, queries=t, keys=s, window=w, causal=causal) for t, s, w in shows
+        )
         of = f" in {product}" if product else ""
         where = {"causal": "With causal it", "window": "With a window it", "": "It"}[mode]
         bench.add(parameters, f"{where} {words}{of}.", sizes, kind="fault" if kind == "fault" else "convention")

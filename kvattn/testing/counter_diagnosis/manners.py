@@ -109,14 +109,15 @@ def read_rounded(bench: CounterBench) -> bool:
     >>> read_rounded(bench), bench.findings[0].parameters
     (True, {'unit': 1000000000, 'rounded': True})
     """
+    flops = bench.target.counts == "flops"
     asked = [
         bench.sizes(layers=48, kv_heads=8, group=4, queries=step, keys=length, width=128, value_width=128, head=128)
-        for length in (32768, 50000, 131072)
-        for step in ((length, length // 2) if bench.target.counts == "flops" else (1,))
+        for length in ((65536, 100_000, 262_144) if flops else (2**22, 5_000_000, 2**24))
+        for step in ((length, length // 2) if flops else (1,))
     ]
     pairs = [(bench.count(sizes), bench.expected(sizes)) for sizes in asked]
     for unit in reversed(UNITS[bench.target.counts]):
-        if all(read and abs(read * unit - right) <= max(Fraction(unit), right / 1000) for read, right in pairs):
+        if all(right >= 10 * unit and abs(read * unit - right) <= unit for read, right in pairs):
             words = f"It counts in units of {_power(unit)} and rounds: large sizes alone were compared."
             bench.add({"unit": unit, "rounded": True}, words, asked[0], kind="convention")
             bench.stopped = True
@@ -145,7 +146,7 @@ def read_unit(bench: CounterBench) -> None:
         near = [abs(4 * number * unit - round(4 * number * unit)) for number in numbers]
         large = all(number * unit >= 1 for number in numbers)
         if large and all(off <= Fraction(1, 10**6) for off in near):
-            bench.unit = unit
             what = "FLOPs" if bench.target.counts == "flops" else "bytes"
             bench.add({"unit": unit}, f"It counts in units of {_power(unit)} {what}.", asked[0], kind="convention")
+            bench.unit = unit
             return

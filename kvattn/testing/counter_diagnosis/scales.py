@@ -98,9 +98,14 @@ def read_scales(bench: CounterBench, own: Callable[[Sizes], Fraction] = lambda _
                 continue
             if times != 1:
                 told = f"It takes {shown(2 * times)} bytes for a scale."
-                bench.add({"scale_itemsize": plain_number(2 * times)}, told, asked[0], kind="convention")
+                bench.add({"scale_itemsize": plain_number(2 * times)}, told, bench.wrong(asked), kind="convention")
             if kind != "right":
-                bench.add({"scales": name}, f"It {words}.", asked[0], kind="fault" if kind == "fault" else "convention")
+                bench.add(
+                    {"scales": name},
+                    f"It {words}.",
+                    bench.wrong(asked),
+                    kind="fault" if kind == "fault" else "convention",
+                )
             return
     if any(finding.kind == "fault" for finding in bench.findings):
         bench.notes.append("What it takes for scales was not read, beside what is named")

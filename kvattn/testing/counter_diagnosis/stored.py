@@ -186,13 +186,13 @@ def _named(
     if rule is None and any(finding.kind == "fault" for finding in bench.findings):
         bench.notes.append(f"What it takes with a {mode} was not read, beside what is named")
         return
+    asked = ({"queries": t or 1, "keys": n, mode: size} for t, n, size in table)
+    shows = bench.wrong([sizes, *(sizes_at(bench, {}, **one) for one in asked)])
     if rule is None:
-        asked = ({"queries": t or 1, "keys": n, mode: size} for t, n, size in table)
-        shows = bench.wrong(sizes_at(bench, {}, **one) for one in asked)
         bench.unexplained(shows, None, f"How it grows with the tokens is no rule that is known, with a {mode}")
         return
     read.rules[mode] = rule
-    _name_rule(bench, rule, sizes)
+    _name_rule(bench, rule, shows)
 
 
 def _name_rule(bench: CounterBench, rule: Rule, sizes: Sizes) -> None:
