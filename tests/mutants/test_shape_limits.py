@@ -4,11 +4,14 @@ CI gives every second mutant to one of the limits, ``KVATTN_PROFILE=deep`` to al
 """
 
 from collections.abc import Callable
+import contextlib
 import inspect
+import io
 from itertools import cycle, product
 import os
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kvattn.testing import check
@@ -92,6 +95,13 @@ def chosen() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "limit"), chosen())
 def test_a_mutant_keeps_its_name(name: str, limit: str) -> None:
     mutant = BY_NAME[name]
-    report = check(Limited(mutant, limit, SHOWN_WITH[name]), cases=0)
-    assert any(mutant.is_named_by(finding) for finding in report.findings), report.as_dict()
+    function = Limited(mutant, limit, SHOWN_WITH[name])
+    report = check(function, cases=0)
+    named = [finding for finding in report.findings if mutant.is_named_by(finding)]
+    assert named, report.as_dict()
     assert any("no kernel for these shapes" in note for note in report.notes)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), np.errstate(all="ignore"):
+        exec(named[0].reproduce, {"f": function})  # noqa: S102 - that it runs at the shapes that are taken is tested
+    got, _, expected = out.getvalue().partition("expected")
+    assert got.strip() != expected.strip()

@@ -140,9 +140,10 @@ def _report(lab: Lab, cases: list[Recipe], read: list[NDArray[np.float64]], name
     lab.set_aside("block_table")
     first = next(iter(READINGS))
     case, out = next((c, r) for c, r in zip(cases, read, strict=True) if not _agrees(c, first, r))
+    shown = case if lab.shapes.block(case.sizes.D, case.build().v.shape[-1]) is None else replace(case, edits=())
     if name:
         detail = f"A paged call reads {name}, expected the pages that block_table names, up to lengths."
-        lab.add("paged-table", {"argument": "block_table", "reads": name}, detail, case)
+        lab.add("paged-table", {"argument": "block_table", "reads": name}, detail, shown)
         return
     wanted = _wanted(case, first)
     b = int(np.argmax(np.abs(out - wanted).max(-1)))
@@ -151,4 +152,4 @@ def _report(lab: Lab, cases: list[Recipe], read: list[NDArray[np.float64]], name
     )
     detail = f"Sequence {b} of a paged call reads the slots (page:slot) {', '.join(slots[:8]) or 'none'}"
     detail += f"{', …' if len(slots) > 8 else ''}, expected {', '.join(due[:8])}{', …' if len(due) > 8 else ''}."
-    lab.add("paged-table", {"argument": "block_table", "reads": "other", "slots": slots[:12]}, detail, case)
+    lab.add("paged-table", {"argument": "block_table", "reads": "other", "slots": slots[:12]}, detail, shown)
