@@ -78,6 +78,7 @@ def look(
     _read(bench, steps, progress)
     bench.dtype = dtype
     if dtype in NARROW:
+        bench.compute = dtype
         _read(bench, (("precision", precision.read_precision),), progress)
     if bench.stopped:
         return bench, None

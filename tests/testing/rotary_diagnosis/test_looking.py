@@ -78,6 +78,7 @@ def test_a_right_rotation_passes_in_16_bits(narrow: str) -> None:
         assert margin is not None
         assert margin.cases == 60
         assert 0.1 < margin.worst < 1
+        assert bench.compute == narrow
         assert any("not read" in note for note in bench.notes) == bool(takes)
 
 
