@@ -78,7 +78,7 @@ def _compiled() -> Any:
     whole = partial(jax.nn.dot_product_attention, return_residual=True)
     return jax.jit(
         whole,
-        static_argnames=("is_causal", "local_window_size"),
+        static_argnames=("is_causal",),
         compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
     )
 
