@@ -59,11 +59,14 @@ class Arithmetic:
     merges
         How many partial results are weighed by ``exp`` of a difference of log-sum-exps (split keys, a ring);
         1 for probabilities taken as ``exp(s - lse)``, 0 for neither.
+    totals
+        Whether the total is of the weights that are ``"rounded"`` to ``probabilities``, or ``"unrounded"``;
+        ``"either"`` where it is not known.
 
     Raises
     ------
     ArgumentError
-        For a format or an order that is not known, an ulp below 0.5, a negative count.
+        For a format, an order or totals that are not known, an ulp below 0.5, a negative count.
 
     Examples
     --------
@@ -86,6 +89,7 @@ class Arithmetic:
     inputs: str = ""
     sum_ulp: float = 0.5
     merges: int = 0
+    totals: Literal["either", "rounded", "unrounded"] = "either"
 
     def __post_init__(self) -> None:
         for name in ("compute", "accumulate", "store", "probabilities", "inputs"):
@@ -93,6 +97,8 @@ class Arithmetic:
             format_of(getattr(self, name))
         if self.order not in ("sequential", "pairwise"):
             raise ArgumentError(f"order must be 'sequential' or 'pairwise', got {self.order!r}")
+        if self.totals not in ("either", "rounded", "unrounded"):
+            raise ArgumentError(f"totals must be 'either', 'rounded' or 'unrounded', got {self.totals!r}")
         for name in ("exp_ulp", "sum_ulp"):
             object.__setattr__(self, name, real(name, getattr(self, name), least=0.5))
         for name in ("tiles", "merges"):

@@ -6,7 +6,7 @@ With ``fl`` rounding to ``compute``, ``+`` and ``·`` in ``accumulate``, for the
     s_j     = fl(fl(Σ_d q_d · k_jd) × fl(scale));  fl(cap × fl(tanh(fl(s / cap))));  fl(s + fl(bias))
     m'      = max(m, max_j s_j)                     a sink is the first m, with the total 1
     w_j     = fl(exp(fl(s_j - m')));                r = fl(exp(fl(m - m')))
-    total   = r·total + Σ_j w_j
+    total   = r·total + Σ_j w_j                    p_j instead, where `totals` are "rounded"
     mix     = r·mix + Σ_j p_j · v_j                 p_j = w_j rounded to `probabilities`
     out     = fl(mix / total) rounded to `store`;   lse = fl(m + fl(log total))
 
@@ -151,8 +151,9 @@ def _online(at: _Steps, s: Array, v: Array, sink: Array | None) -> Attended:
         above = np.maximum(top, s[..., tile].max(axis=3, initial=-np.inf))
         safe = np.where(np.isneginf(above), 0.0, above)
         again, w = at.exp(top - safe), at.exp(s[..., tile] - safe[..., None])
-        total = at.weights(at.product(total * again), w)
-        mix = at.mix(at.product(mix * again[..., None]), at.probabilities(w), v[:, :, tile])
+        p = at.probabilities(w)
+        total = at.weights(at.product(total * again), p if at.arithmetic.totals == "rounded" else w)
+        mix = at.mix(at.product(mix * again[..., None]), p, v[:, :, tile])
         top = above
     some = np.where(total == 0, 1.0, total)[..., None]
     return Attended(at.compute(mix / some), _lse(at, top, total))

@@ -45,6 +45,7 @@ def test_tiles_are_rounded_up(keys: int, tiles: int) -> None:
         ({"compute": "half"}, "got half"),
         ({"store": "int8"}, "got int8"),
         ({"order": "any"}, "order must be 'sequential' or 'pairwise', got 'any'"),
+        ({"totals": "all"}, "totals must be 'either', 'rounded' or 'unrounded', got 'all'"),
         ({"exp_ulp": 0.25}, "exp_ulp must be a finite number >= 0.5, got 0.25"),
         ({"sum_ulp": float("nan")}, "sum_ulp must be a finite number >= 0.5, got nan"),
         ({"tiles": -1}, "tiles must be an integer >= 0, got -1"),

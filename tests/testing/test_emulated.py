@@ -96,9 +96,10 @@ class ByHand:
             above = max([scores[j] for j in tile] + ([] if top is None else [top]))
             again = Fraction(0) if top is None else self.exp(top - above)
             weights = [self.exp(scores[j] - above) for j in tile]
-            total = self.sum(weights, self.into("accumulate", total * again))
+            p = [self.into("probabilities", w) for w in weights]
+            added = p if online and self.a.totals == "rounded" else weights
+            total = self.sum(added, self.into("accumulate", total * again))
             if online:
-                p = [self.into("probabilities", w) for w in weights]
                 mix = [
                     self.sum([p[n] * v[j][c] for n, j in enumerate(tile)], self.into("accumulate", mix[c] * again))
                     for c in width
@@ -240,6 +241,16 @@ def in_float32(q: Any, k: Any, v: Any, scale: float) -> tuple[Any, Any]:
     mix = np.add.accumulate(w[..., None] * v, axis=1, dtype=single)[:, -1]
     assert {x.dtype for x in (terms, s, w, total, mix)} == {np.dtype(single)}
     return mix / total[:, None], top[:, 0] + np.log(total.astype(np.float64)).astype(single)
+
+
+@pytest.mark.parametrize("name", ["BFLOAT16_TENSOR_CORE", "FLOAT8_PROBABILITIES"])
+def test_totals_of_rounded_weights_by_hand(name: str) -> None:
+    rounded, plain = (replace(getattr(presets, name), totals=x) for x in ("rounded", "unrounded"))
+    for seed in range(3):
+        arrays, options = cases(seed)
+        found = emulate(*arrays, arithmetic=rounded, **options)
+        assert equal(found, by_hand(*arrays, arithmetic=rounded, **options))
+        assert not np.array_equal(found.lse, emulate(*arrays, arithmetic=plain, **options).lse)
 
 
 def test_float32_is_numpys_operation_by_operation() -> None:

@@ -1,7 +1,7 @@
 """The bounds of a call, put together block by block.
 
-Conversion of the inputs is known, not drawn: what it moves is computed by attending to the converted arrays, and
-added to the statistical bounds [S9].
+Conversion of the inputs, and of sinks, is known, not drawn: what it moves is computed by attending to the converted
+arrays, and added to the statistical bounds [S9].
 """
 
 from collections.abc import Iterator
@@ -158,12 +158,14 @@ def examined(call: Call, arithmetic: Arithmetic, take: int = 1 << 62) -> Iterato
 
 
 def _converted(rows: Rows, call: Call, arithmetic: Arithmetic, out: Limits, lse: Limits) -> tuple[Limits, Limits]:
-    """Add to the statistical bounds what conversion of q, k and v moves, where it moves anything."""
+    """Add to the statistical bounds what conversion of q, k, v and sinks moves, where it moves anything."""
     kind = format_of(arithmetic.inputs)
+    sink = None if rows.sink is None else float(format_of(arithmetic.compute).round(rows.sink))
     q, k, v = (kind.round(np.where(np.isnan(x), 0.0, x)) for x in (rows.q, rows.k, rows.v))  # [S9]
-    if all(np.array_equal(x, y) for x, y in zip((q, k, v), (rows.q, rows.k, rows.v), strict=True)):
+    pairs = zip((q, k, v), (rows.q, rows.k, rows.v), strict=True)
+    if sink == rows.sink and all(np.array_equal(x, y) for x, y in pairs):
         return out, lse
-    weights = weighed(scored(rows._replace(q=q, k=k), call, arithmetic), arithmetic)
+    weights = weighed(scored(rows._replace(q=q, k=k, sink=sink), call, arithmetic), arithmetic)
     p = weights.p[:, weights.p.shape[1] - len(v) :]
     return _moved(out, p @ v), _moved(lse, weights.lse)
 

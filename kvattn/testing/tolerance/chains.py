@@ -13,6 +13,9 @@ from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.formats import format_of
 from kvattn.typing import Array
 
+LOOSE = 3 / (8 * math.log(2))
+"""Mean of ``(2^floor(log2 x) / x)²`` where the logarithm of x is evenly spread: rounding errors go with binades."""
+
 
 def above(u: float, count: float | Array) -> Array:
     """Return the most that a chain of roundings adds, relatively: ``(1 + u)^count - 1`` [T1].
@@ -139,6 +142,15 @@ def weight_unit(arithmetic: Arithmetic) -> float:
     """
     u_p = format_of(arithmetic.probabilities).roundoff
     return u_p if u_p > format_of(arithmetic.compute).roundoff else 0.0
+
+
+def total_unit(arithmetic: Arithmetic) -> float:
+    """Return the same for the weights that the total is of.
+
+    >>> [total_unit(Arithmetic("float32", probabilities="float16", totals=x)) > 0 for x in ("rounded", "unrounded")]
+    [True, False]
+    """
+    return 0.0 if arithmetic.totals == "unrounded" else weight_unit(arithmetic)
 
 
 def exact_products(name: str, arithmetic: Arithmetic) -> bool:

@@ -53,7 +53,8 @@ def closed(limits: Limits, weights: Weights, largest: Array, arithmetic: Arithme
         beyond = (sums > format_of(arithmetic.accumulate).kind.largest) | np.isinf(shift)
         beyond = beyond | (np.abs(exact) + worst > format_of(store).kind.largest)
         worst = np.where(beyond | np.isnan(worst), np.inf, worst) * (1 + 1e-6)
-        certain = total * np.maximum(np.abs(exact), 1) > format_of(arithmetic.accumulate).kind.largest
+        most = total * np.maximum(np.abs(exact), 1) if exact.ndim > 1 else total
+        certain = most > format_of(arithmetic.accumulate).kind.largest
         certain = certain | (np.abs(exact) > format_of(store).kind.largest)
         statistical = np.where(certain | np.isnan(statistical), np.inf, np.minimum(statistical, worst))
     return Limits(exact, *(np.where(nothing, 0.0, x) for x in (statistical, worst, variance, drift)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.formats import format_of
-from kvattn.testing.tolerance.chains import above, below, binade, path, rescales, underflow, unit, weight_unit
+from kvattn.testing.tolerance.chains import LOOSE, above, below, binade, path, rescales, total_unit, underflow, unit
 from kvattn.testing.tolerance.limits import Limits, closed
 from kvattn.testing.tolerance.merging import added
 from kvattn.testing.tolerance.outputs import SIGMAS
@@ -49,7 +49,7 @@ def logs(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Limits:
     array([0.69314718])
     """
     u, u_sum = format_of(arithmetic.compute).roundoff, unit(arithmetic)
-    u_p, tiny_sum = weight_unit(arithmetic), underflow(arithmetic.accumulate)
+    u_p, tiny_sum = total_unit(arithmetic), underflow(arithmetic.accumulate)
     p, total, count = weights.p, weights.total[:, 0], weights.keys[:, 0]
     again = rescales(count, arithmetic)
     exp_error = 2 * arithmetic.exp_ulp * u
@@ -76,15 +76,16 @@ def logs(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Limits:
         )
         total_sum = additions(weights, alike, arithmetic)
         each = weights.variance + weights.later
-        variance = alike.squared(p * np.sqrt(each)) + u_p**2 / 3 * alike.squared(weights.rounded) + total_sum.variance
-        variance = (
-            variance + (exp_error * np.log(total)) ** 2 / 3 + u**2 / 3 * (binade(outer) ** 2 + 2 * binade(lse) ** 2)
-        )
+        variance = alike.squared(p * np.sqrt(each)) + LOOSE * u_p**2 / 3 * alike.squared(weights.rounded)
+        variance = variance + total_sum.variance + alike.squared(weights.added.chance) / 3  # [S11]
+        variance = variance + (exp_error * binade(np.log(total))) ** 2 / 3
+        variance = variance + u**2 / 3 * (binade(weights.top[:, 0]) ** 2 + 2 * binade(lse) ** 2)
         variance = variance + (arithmetic.merges * u * (1 + np.abs(lse))) ** 2
         if arithmetic.merges == 1:
             one_step = (u * (1 + np.abs(lse))) ** 2 + exp_error**2
             variance = variance + np.maximum(count - 1, 0) * one_step / 3  # [T16]
-        drift = -np.log1p(-np.minimum(total_sum.lost + lost, 1)) + (p * (each + weights.drift)).sum(1)
+        lost = np.abs(weights.added.known.sum(2)).max(0) + weights.again[:, 0] * tiny_sum / total  # [S11]
+        drift = -np.log1p(-np.minimum(total_sum.lost + lost, 1)) + (p * (each / 2 + weights.drift)).sum(1)
         statistical = SIGMAS * np.sqrt(variance) + drift + total_sum.together + u * np.abs(lse)
     found = Limits(weights.lse, statistical, error, variance, drift)
     return closed(found, weights, np.zeros(()), arithmetic)

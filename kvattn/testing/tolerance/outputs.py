@@ -19,9 +19,10 @@ The factor ``v_j - o`` is what makes errors that all scores share harmless.  Hen
 at most the largest.  ``f`` and ``g`` are what underflow takes.  Partial results merged by their log-sum-exp add to ν,
 key by key, what ``exp(lse_i - lse)`` is wrong by [T16].
 
-Statistical.  Independent roundings of variance ``u²/3``, eight standard deviations::
+Statistical.  Independent roundings of variance ``u²/3``, eight standard deviations, all of it over what the total
+keeps::
 
-    Σ p_j² (v_j - o)² Var τ_j                            weights, with the total           [S3]
+    Σ p_j² (v_j - o)² Var exp(τ_j)                       weights, with the total           [S3]
     (u_p² + u²)/3 Σ p_j² v_j²  + u_p |Σ p_j v_j|         rounding and product, each alone, and all alike; over the
                                                          j whose weight is not 1; division, where it is first [S4]
     Σ_t min(u² S_t² / 3, x_t²)                           additions of x_t = p_t v_t to S_t; the same for the total [S5]
@@ -30,7 +31,8 @@ Statistical.  Independent roundings of variance ``u²/3``, eight standard deviat
     Σ_t min(u |S_t|, |x_t|) over t with equal keys       and are added with equal errors, where their values
         and equal values                                 are equal too (in the total: their weights)  [S10]
     u_store |o| + underflow                                                                 [S8]
-    η_j²/3 Σ v_j², or η_j |v_j| where p_j < 8 η_j        weights below the normal numbers            [S11]
+    Σ η_j² v_j² / 3  + |Σ c_j v_j|                       weights and products below the normal numbers, each by
+                                                         itself, and known (`kvattn.testing.tolerance.steps`)  [S11]
 """
 
 import numpy as np
@@ -38,12 +40,14 @@ import numpy as np
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.formats import format_of
 from kvattn.testing.tolerance.chains import (
+    LOOSE,
     above,
     below,
     conversion,
     exact_products,
     path,
     rescales,
+    total_unit,
     underflow,
     unit,
     weight_unit,
@@ -51,6 +55,7 @@ from kvattn.testing.tolerance.chains import (
 from kvattn.testing.tolerance.limits import Limits, closed
 from kvattn.testing.tolerance.merging import merging, through_lse
 from kvattn.testing.tolerance.running import Alike, summed
+from kvattn.testing.tolerance.steps import products
 from kvattn.testing.tolerance.weights import Weights, divided_first
 from kvattn.typing import Array
 
@@ -89,7 +94,7 @@ def mixed(weights: Weights, v: Array, alike: Alike, arithmetic: Arithmetic) -> L
     """
     u, u_sum = format_of(arithmetic.compute).roundoff, unit(arithmetic)
     u_p, u_store = weight_unit(arithmetic), format_of(arithmetic.store).roundoff
-    tiny_sum = underflow(arithmetic.accumulate)
+    u_total, tiny_sum = total_unit(arithmetic), underflow(arithmetic.accumulate)
     p, total = weights.p, weights.total
     count, again = weights.keys, rescales(weights.keys, arithmetic)
     dv = conversion(v, arithmetic.inputs)
@@ -105,8 +110,8 @@ def mixed(weights: Weights, v: Array, alike: Alike, arithmetic: Arithmetic) -> L
         converted = np.fmin((p @ dv + weights.more @ dv) / less, dv.max(0, initial=0.0))
         additions = path(count, arithmetic) + again
         nu = (1 + u_p) * (1 + above(u_sum, additions + 1)) * (1 + above(u, 3)) - 1  # [T13]
-        mu = (1 + u_p) * (1 + above(u_sum, additions)) - 1  # [T14]
-        mu_less = 1 - (1 - u_p) * (1 - below(u_sum, additions))
+        mu = (1 + u_total) * (1 + above(u_sum, additions)) - 1  # [T14]
+        mu_less = 1 - (1 - u_total) * (1 - below(u_sum, additions))
         through = through_lse(weights, arithmetic)
         merged = (np.expm1(through) * (p + weights.more)) @ size / less  # [T16]
         slack = np.exp(weights.shift) * (1 + nu)
@@ -120,18 +125,20 @@ def mixed(weights: Weights, v: Array, alike: Alike, arithmetic: Arithmetic) -> L
         worst = error + u_store * (np.abs(out) + error) + underflow(arithmetic.store)  # [T15]
 
     exact = exact_products(arithmetic.probabilities, arithmetic)
-    rounding = 0.0 if exact else u_sum**2 / 3 * (weights.rounded**2 @ v**2)  # [S4]
+    rounding = 0.0 if exact else LOOSE * u_sum**2 / 3 * (weights.rounded**2 @ v**2)  # [S4]
     whole = u_p * np.abs(weights.rounded @ v) + u_store * np.abs(out) + underflow(arithmetic.store)  # [S4] [S8]
     if divided_first(arithmetic):
-        rounding, whole = rounding + 2 * u**2 / 3 * (p**2 @ v**2), whole + u * np.abs(out)  # [S4]
-    rescaled = np.log2(1 + again) * u_sum**2 / 3 * 2 * out**2
-    finish = 2 * u**2 / 3 * out**2 * (total - 1 > u / 2)  # a total that rounds to 1 divides exactly
+        rounding, whole = rounding + LOOSE * 2 * u**2 / 3 * (p**2 @ v**2), whole + u * np.abs(out)  # [S4]
+    rescaled = LOOSE * np.log2(1 + weights.again) * u_sum**2 / 3 * 2 * out**2
+    finish = LOOSE * 2 * u**2 / 3 * out**2 * (total - 1 > u / 2)  # a total that rounds to 1 divides exactly
     variance = sums.variance + rounding + rescaled + finish + merging(weights, v, out, arithmetic)
-    caught = np.where(weights.absolute > p / 8, weights.absolute, 0.0)  # a few subnormal steps, or lost
-    lost = caught @ size + (count + again) * per_key
-    lost_total = caught.sum(axis=1, keepdims=True) + again * tiny_sum / total
-    variance = variance + (weights.absolute - caught) ** 2 @ v**2 / 3  # [S11]
-    drift = sums.lost + np.fmin(sums.second, spread) + lost + lost_total * np.abs(out)  # [S11]
+    base = np.ones_like(total) if divided_first(arithmetic) else total
+    gone, few = products(p * base, weights.mixed.over(1 / base), v, arithmetic)  # [S11]
+    variance = variance + (alike.mixed(weights.mixed.chance, v) + few / base**2) / 3  # [S11]
+    known = gone / base + np.abs(weights.mixed.known @ v).max(0)  # [S11]
+    known = known + np.abs(weights.added.known.sum(2, keepdims=True)).max(0) * np.abs(out)
+    rescaling = weights.again * tiny_sum / total * (1 + np.abs(out))
+    drift = sums.lost + np.fmin(sums.second, spread) + known + rescaling
     statistical = SIGMAS * np.sqrt(variance) + drift + sums.together + whole
     everything = variance + (u_store * out) ** 2 / 3
     return closed(Limits(out, statistical, worst, everything, drift), weights, np.abs(v).max(0, initial=0), arithmetic)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvattn.testing.arithmetic import Arithmetic
-from kvattn.testing.tolerance.chains import path, unit, weight_unit
+from kvattn.testing.formats import format_of
+from kvattn.testing.tolerance.chains import LOOSE, binade, path, unit, weight_unit
 from kvattn.testing.tolerance.weights import Weights
 from kvattn.typing import Array
 
@@ -55,6 +56,17 @@ class Alike(NamedTuple):
             found = found + x[:, same].sum(1) ** 2
         return found
 
+    def mixed(self, x: Array, v: Array) -> Array:
+        """Return the same of each channel: ``x_j v_j`` are squared, those of equal keys added before.
+
+        >>> Alike(np.array([0, -1, 0]), np.array([False, False, False])).mixed(np.ones((1, 3)), np.ones((3, 1)))
+        array([[5.]])
+        """
+        found: Array = np.where(self.keys >= 0, 0.0, x) ** 2 @ v**2
+        for same in self.sets():
+            found = found + (x[:, same] @ v[same]) ** 2
+        return found
+
 
 class Sums(NamedTuple):
     """What becomes of the sums of some rows, ``[R, Dv]`` each, in units of the total.
@@ -66,7 +78,7 @@ class Sums(NamedTuple):
     variance
         Of what wrong weights and additions do.
     second
-        ``Σ_j p_j (Var τ_j + drift_j) |v_j - o|``, or more: how far wrong weights shift the mean.
+        How far wrong weights shift the mean: of ``exp(τ_j)``, of the total with them, and of τ.
     lost
         What additions lose, all in one direction.
     together
@@ -112,12 +124,15 @@ def summed(weights: Weights, v: Array, out: Array, alike: Alike, arithmetic: Ari
     copied, share = alike.keys >= 0, 1 - 0.5 / arithmetic.sum_ulp
     each = np.where(copied, 0.0, weights.variance) + weights.later
     alone = np.where(copied, 0.0, weights.rounded)
-    variance = np.maximum(_about(p**2 * each, v, out), 0) + u_p**2 / 3 * (alone**2 @ v**2)  # [S3] [S4]
-    around = p * (each + weights.drift)
-    second = np.sqrt(np.maximum(_about(around, v, out), 0) * around.sum(1, keepdims=True))
+    few = np.minimum(each, 40.0)
+    moments = np.exp(few) * np.expm1(few) * np.exp(2 * (p**2 * few).sum(1, keepdims=True))
+    widest = np.maximum(v.max(0, initial=0.0) - out, out - v.min(0, initial=0.0))  # a mean stays among its values
+    variance = np.minimum(np.maximum(_about(p**2 * moments, v, out), 0), widest**2)  # [S3]
+    variance = variance + LOOSE * u_p**2 / 3 * (alone**2 @ v**2)  # [S4]
+    second = _shifted(weights, v, out)
     moved, lost, cut, together, running = (np.zeros_like(out) for _ in range(5))
-    root, in_order, pairs = np.sqrt(3), arithmetic.order == "sequential", alike.pairs.any()
-    columns = np.ascontiguousarray(v.T)
+    root, in_order, pairs = np.sqrt(3 / LOOSE), arithmetic.order == "sequential", alike.pairs.any()
+    columns, begun = np.ascontiguousarray(v.T), np.zeros(out.shape, np.bool_)
     step = max(1, CHUNK // max(1, rows * width))
     for first in range(0, len(v), step):
         some = slice(first, first + step)
@@ -131,6 +146,9 @@ def summed(weights: Weights, v: Array, out: Array, alike: Alike, arithmetic: Ari
         running = sums[:, :, -1].copy()
         np.abs(sums, out=sums)
         sums *= u
+        if not begun.all():  # what is added to 0 is added without error
+            sums *= np.cumsum(x != 0, axis=2) + begun[:, :, None] > 1
+            begun |= (x != 0).any(axis=2)
         size = np.abs(x, out=away)
         if pairs:
             together += np.minimum(sums, size)[:, :, alike.pairs[some]].sum(2)  # [S10]
@@ -141,21 +159,22 @@ def summed(weights: Weights, v: Array, out: Array, alike: Alike, arithmetic: Ari
             lost += _caught(x, size, sums, weights.total[:, :, None])  # [S6]
             size *= root
             np.minimum(sums, size, out=sums)
-        variance += (1 - share) ** 2 * np.einsum("rck,rck->rc", sums, sums) / 3  # [S5]
+        variance += LOOSE * (1 - share) ** 2 * np.einsum("rck,rck->rc", sums, sums) / 3  # [S5]
     totals = additions(weights, alike, arithmetic)
     if not in_order:
-        variance += u**2 / 3 * (float(path(len(v), arithmetic)) * (p**2 @ v**2) + 2 * out**2)
+        variance += LOOSE * u**2 / 3 * (float(path(len(v), arithmetic)) * (p**2 @ v**2) + 2 * out**2)
     lost = np.abs(lost) + cut + totals.lost[:, None] * np.abs(out)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        lost = np.where(totals.lost[:, None] < 1, lost / (1 - np.minimum(totals.lost, 1))[:, None], np.inf)
     deviation = p * np.sqrt(weights.variance)
     for same in alike.sets():
         variance += (deviation[:, same] @ v[same] - deviation[:, same].sum(1, keepdims=True) * out) ** 2  # [S7]
-        variance += u_p**2 / 3 * (weights.rounded[:, same] @ v[same]) ** 2  # [S4]
-        heavy = p[:, same] * weights.variance[:, same]
-        second += np.abs(heavy @ v[same] - heavy.sum(1, keepdims=True) * out)
+        variance += LOOSE * u_p**2 / 3 * (weights.rounded[:, same] @ v[same]) ** 2  # [S4]
     variance = variance + totals.variance[:, None] * out**2
-    return Sums(moved, variance, second, lost, together + totals.together[:, None] * np.abs(out))
+    together = together + totals.together[:, None] * np.abs(out)
+    rest = 1 - np.minimum(totals.lost, 1)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):  # what is divided by less than the total grows
+        second, lost, together = (np.where(rest > 0, x / rest, np.inf) for x in (second, lost, together))
+        variance = np.where(rest > 0, variance / rest**2, np.inf)  # [S6]
+    return Sums(moved, variance, second, lost, together)
 
 
 class Total(NamedTuple):
@@ -199,14 +218,17 @@ def additions(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Total:
     u, p = unit(arithmetic), weights.p
     if arithmetic.order == "pairwise":
         none = np.zeros(len(p))
-        return Total(u**2 / 3 * (float(path(p.shape[1], arithmetic)) * (p**2).sum(1) + 2), none, none)
+        return Total(LOOSE * u**2 / 3 * (float(path(p.shape[1], arithmetic)) * (p**2).sum(1) + 2), none, none)
     share, sums = 1 - 0.5 / arithmetic.sum_ulp, u * np.cumsum(p, axis=1)
     lost = np.abs([_caught(p, p, sums, weights.total * offset) for offset in (1.0, np.sqrt(2))]).max(0)  # [S6]
     sums = np.minimum(sums, p)
+    if arithmetic.totals == "rounded":
+        sums = sums * _below(p, sums / u, arithmetic) + 2 * u / max(p.shape[1], 1)  # [S12]
+    sums = np.where(np.cumsum(p > 0, axis=1) > 1, sums, 0.0)  # what is added to 0 is added without error
     erring = np.where(weights.rounded > 0, sums, 0.0)  # a weight of 1 is added without error
     if share:
         lost = sums.sum(1)
-    variance = (1 - share) ** 2 * (erring**2 / 3).sum(1)  # [S5]
+    variance = LOOSE * (1 - share) ** 2 * (erring**2 / 3).sum(1)  # [S5]
     return Total(variance, lost, np.where(alike.keys >= 0, erring, 0.0).sum(1))  # [S10]
 
 
@@ -218,6 +240,26 @@ def _caught(x: Array, size: Array, sums: Array, total: Array) -> Array:
     step = np.ldexp(1.0, exponent) / total
     with np.errstate(divide="ignore", invalid="ignore"):
         found: Array = np.where((size < 4 * step) & (sums > 0), np.rint(x / step) * step - x, 0.0).sum(-1)
+    return found
+
+
+def _below(x: Array, sums: Array, arithmetic: Arithmetic) -> Array:
+    """What share of a step of their sums the digits of weights below it are; those lost when it grows are two more."""
+    digit = 2 * format_of(arithmetic.probabilities).roundoff * binade(x)
+    step = 2 * format_of(arithmetic.accumulate).roundoff * 2 * binade(sums)
+    found: Array = 1 - np.minimum(digit / np.where(step > 0, step, 1), 1)
+    return found
+
+
+def _shifted(weights: Weights, v: Array, out: Array) -> Array:
+    """By how much ``Σ p exp(τ) v / Σ p exp(τ)`` differs from o on the mean: second order, and what shifts τ itself."""
+    p, found = weights.p, np.zeros_like(out)
+    both = np.expm1(np.minimum(weights.variance + weights.later, 100.0) / 2)
+    for weight in (p * both, 2 * p**2 * both):  # exp(τ), which is convex; and with the total
+        found += np.abs(weight @ v - weight.sum(1, keepdims=True) * out)
+    around = p * weights.drift
+    if around.any():
+        found += np.sqrt(np.maximum(_about(around, v, out), 0) * around.sum(1, keepdims=True))
     return found
 
 

@@ -9,7 +9,7 @@ factor that all weights of a row share and that cancels, ``a_j exp(τ_j)``, wher
 
 An online softmax shifts in steps that only go up, so that its shifts add up to the one shift; its inexact maxima are
 shared, and cancel.  Below the normal numbers of ``compute`` and of ``probabilities`` a weight may lose ``absolute``,
-but never more than itself [T3].
+but never more than itself [T3]; `kvattn.testing.tolerance.steps` says what it does lose.
 
 The variance of τ is that of the score, of the shift, and of exp; the largest score has none of the last two [S2].
 """
@@ -21,8 +21,9 @@ import numpy as np
 
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.formats import format_of
-from kvattn.testing.tolerance.chains import above, binade, normal, rescales, underflow
+from kvattn.testing.tolerance.chains import LOOSE, above, binade, normal, rescales, total_unit, underflow
 from kvattn.testing.tolerance.scores import Scores
+from kvattn.testing.tolerance.steps import Steps, rounded, stepped
 from kvattn.typing import Array, Visible
 
 
@@ -51,6 +52,11 @@ class Weights(NamedTuple):
         How many keys a row sees, the sink too, ``[R, 1]``.
     drift
         By how much scores may be off on the mean, ``[R, S']``, or a 0.
+    again
+        How often sums are rescaled that are not 0, ``[R, 1]``, or a 0.
+    mixed, added
+        What rounding to steps does to the weights that are mixed, and, to the formats that they are added in, to
+        those of the total, ``[R, S']``.
     """
 
     p: Array
@@ -65,6 +71,9 @@ class Weights(NamedTuple):
     shift: Array
     keys: Array
     drift: Array = np.zeros(())
+    again: Array = np.zeros(())
+    mixed: Steps = Steps(np.zeros(()), np.zeros(()))
+    added: Steps = Steps(np.zeros(()), np.zeros(()))
 
     @property
     def empty(self) -> Visible:
@@ -150,11 +159,32 @@ def weighed(scores: Scores, arithmetic: Arithmetic) -> Weights:
             absolute = absolute + _lost(less, p + more, name)
     absolute = np.where(hidden, 0.0, absolute)  # [T3]
 
-    variance = scores.variance + ((u * binade(depth)) ** 2 + exp_error**2 * (depth > 0)) / 3  # [S2]
+    variance = scores.variance + ((u * binade(depth)) ** 2 + LOOSE * exp_error**2 * (depth > 0)) / 3  # [S2]
     variance = np.where(hidden, 0.0, variance)
-    later = exp_error**2 / 3 * np.log2(1 + rescales(count, arithmetic))  # [S2]
-    rounded = p if divided else np.where(depth > 0, p, 0.0)
-    return Weights(p, more, less, absolute, variance, later, rounded, top, total, shift, count, scores.drift)
+    again = np.maximum(np.minimum(count, arithmetic.tiles + scores.sink) - 1, 0)  # the first sum is 0
+    later = LOOSE * exp_error**2 / 3 * np.log2(1 + again)  # [S2]
+    changed = p if divided else np.where(depth > 0, p, 0.0)
+    into, onto = _steps(a, p, total, arithmetic)
+    return Weights(
+        p, more, less, absolute, variance, later, changed, top, total, shift, count, scores.drift, again, into, onto
+    )
+
+
+def _steps(a: Array, p: Array, total: Array, arithmetic: Arithmetic) -> tuple[Steps, Steps]:
+    """What rounding to steps does to the weights that are mixed, and to those that are added; in units of the total."""
+    names = {arithmetic.compute, arithmetic.probabilities}  # each once: what is in a format stays
+    first = stepped(a, arithmetic.compute).over(total)
+    added = first
+    if total_unit(arithmetic):  # all digits are known, not only those below the normal numbers
+        low = stepped(a, arithmetic.probabilities)
+        known = np.where(a < 1 - 2.0**-40, rounded(a, arithmetic.probabilities), 0.0)  # the largest is 1 at any scale
+        added = first + Steps(known, low.chance).over(total)  # [S4]
+    for name in sorted(names):
+        if divided_first(arithmetic):
+            first = first + stepped(p, name)
+        elif name != arithmetic.compute:
+            first = first + stepped(a, name).over(total)
+    return first, added
 
 
 def _lost(less: Array, more: Array, name: str) -> Array:

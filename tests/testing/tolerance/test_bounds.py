@@ -106,6 +106,7 @@ def problems(draw: st.DrawFn) -> tuple[Arithmetic, tuple[Array, Array, Array], d
         order=draw(st.sampled_from(["sequential", "pairwise"])),
         tiles=draw(st.sampled_from([0, 1, 3])),
         merges=draw(st.sampled_from([0, 0, 1, 2])),
+        totals=draw(st.sampled_from(["either", "rounded", "unrounded"])),
     )
     keys, width = draw(st.sampled_from([1, 2, 3, 17, 60])), draw(st.sampled_from([1, 3, 8, 33]))
     r = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
