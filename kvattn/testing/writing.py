@@ -63,7 +63,8 @@ def text_of(target: Target, report: Report) -> str:
     """
     if not target.setup:
         raise ArgumentError(f"target must be importable to be written into a test, got {target.name}")
-    features = tuple(name for name in FEATURES if name in target.features)
+    taken = target.features - ({"mask"} if target.mask_form != "boolean" else set())  # calls have booleans
+    features = tuple(name for name in FEATURES if name in taken)
     apart = tuple(sorted(tuple(sorted(pair)) for pair in target.exclusive))
     lines = [f"FEATURES = {features!r}"]
     imports = ["from kvattn.testing.strategies import calls"]

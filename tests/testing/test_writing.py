@@ -1,5 +1,6 @@
 """The written test file runs: it passes for what is right, and fails for what is wrong."""
 
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 import subprocess
@@ -72,3 +73,10 @@ def test_what_cannot_be_imported_cannot_be_written() -> None:
 def test_the_installation_is_no_target_to_write_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--write-test"]) == 2
     assert "--write-test needs a target" in capsys.readouterr().err
+
+
+def test_a_mask_of_numbers_is_left_to_the_check() -> None:
+    target = load("kvattn.testing.contract:attend")
+    report = check(target, cases=0)
+    features = [text_of(x, report).partition("FEATURES = ")[2] for x in (target, replace(target, mask_form="additive"))]
+    assert ["'mask'" in line.partition(")")[0] for line in features] == [True, False]
