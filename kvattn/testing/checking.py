@@ -207,7 +207,8 @@ class Report:
             )
             if self.recorded is not None:
                 failed = len(self.recorded.failed)
-                said = f"{failed} not as they should be" if failed else "all as they should be"
+                fine = "nothing else was found in them" if self.findings else "all as they should be"
+                said = f"{failed} not as they should be" if failed else fine
                 tail.append(f"  {self.recorded.cases} recorded cases: {said}")
         elif self.findings:
             tail.append("  The rest was not compared: what was read leaves nothing to compare it with.")

@@ -37,7 +37,7 @@ class Given:
     cases
         How many were compared.
     failed
-        Names of those that were not answered as expected, for whatever reason.
+        Names of those whose answers are neither as expected nor what the target was found to do.
 
     Examples
     --------
