@@ -3,10 +3,12 @@
 import doctest
 from pathlib import Path
 import sys
+from typing import Any
 import warnings
 import zlib
 
 from docutils.nodes import Element
+from hypothesis import HealthCheck, settings
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -18,6 +20,7 @@ INVENTORY = """\
 # Version:
 # The remainder of this file is compressed using zlib.
 """
+NAVIGATION: dict[int, dict[str, str]] = {}
 ELSEWHERE = {"torch", "jax", "onnx", "transformers", "hypothesis", "pytest"}
 sys.path[:0] = [str(HERE.parent), str(HERE / "_extensions")]
 
@@ -64,6 +67,9 @@ numpydoc_validation_checks: set[str] = set()  # tests/house/test_exports.py asks
 # Every example runs as it stands, and another error than the one shown is a failure.
 doctest_default_flags = doctest.ELLIPSIS | doctest.DONT_ACCEPT_TRUE_FOR_1
 doctest_global_setup = "import math\nimport numpy as np\n"
+# Hypothesis reads every module of the site for constants before its first draw: no fault of the example that draws.
+settings.register_profile("site", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("site")
 
 
 intersphinx_mapping = {
@@ -132,6 +138,21 @@ def fill_tables(_app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = source[0].replace("<!-- the gaps -->", recorded.gaps(HERE.parent))
 
 
+def share_navigation(_app: Sphinx, page: str, _template: str, context: dict[str, Any], _doctree: object) -> None:
+    """Make the navigation of source pages once for each folder depth.
+
+    They stand in no toctree, so that at one depth all have the same; making it for each took half of a build.
+    """
+    if page.startswith("_modules/"):
+        made, make = NAVIGATION.setdefault(page.count("/"), {}), context["toctree"]
+
+        def toctree(**options: Any) -> str:
+            key = str(sorted(options.items()))
+            return made[key] if key in made else made.setdefault(key, make(**options))
+
+        context["toctree"] = toctree
+
+
 def setup(app: Sphinx) -> None:
     """Compile ``inventories/NAME.txt``, the few names of other projects' pages that ours point to."""
     folder = Path(app.doctreedir) / "inventories"
@@ -147,4 +168,5 @@ def setup(app: Sphinx) -> None:
             app.disconnect(listener.id)  # reads signatures out of docstrings, and stumbles over type aliases
     app.connect("missing-reference", find_elsewhere)
     app.connect("source-read", fill_tables)
+    app.connect("html-page-context", share_navigation, priority=400)
     app.connect("autodoc-process-docstring", finish_module, priority=900)
