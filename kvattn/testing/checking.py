@@ -50,7 +50,8 @@ from kvattn.testing.diagnosis import (
 from kvattn.testing.diagnosis.behaviour import Behaviour
 from kvattn.testing.diagnosis.differential import Margin
 from kvattn.testing.diagnosis.finding import Finding, plain
-from kvattn.testing.diagnosis.lab import CONTRACT, Lab, Misshapen, Refused, Untaken
+from kvattn.testing.diagnosis.lab import CONTRACT, Lab
+from kvattn.testing.diagnosis.raised import Misshapen, Refused, Untaken
 from kvattn.testing.recorded import Given, read_recorded
 from kvattn.testing.targets import Target
 

@@ -21,7 +21,8 @@ from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.calls import Call
 from kvattn.testing.diagnosis import settling
 from kvattn.testing.diagnosis.finding import Finding
-from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.lab import Lab
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.recorded_calls import Recorded, recorded_calls, recorded_cases
 
 SECONDS = 5.0

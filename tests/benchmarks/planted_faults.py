@@ -25,7 +25,8 @@ import numpy as np
 
 from kvattn.testing import check
 from kvattn.testing.arithmetic import BFLOAT16_TENSOR_CORE, FLOAT16_TENSOR_CORE, FLOAT32_BLAS, FLOAT64, Arithmetic
-from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.lab import Lab
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.diagnosis.recipe import LOUD, RANDOM, Sizes
 from kvattn.testing.drawn_calls import TEXTS
 from kvattn.testing.emulated import emulate

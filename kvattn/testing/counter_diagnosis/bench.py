@@ -9,7 +9,7 @@ from kvattn.testing.counter_diagnosis.numbers import exact, shown
 from kvattn.testing.counter_diagnosis.sizes import Sizes, flops, stored
 from kvattn.testing.counter_targets import CounterTarget
 from kvattn.testing.diagnosis.finding import Finding, Kind
-from kvattn.testing.diagnosis.lab import Misshapen, Refused
+from kvattn.testing.diagnosis.raised import Misshapen, Refused
 
 
 @dataclass
@@ -131,7 +131,7 @@ class CounterBench:
         --------
         >>> bench_of(lambda *, queries, keys, width: (1, 2)).count(Sizes())
         Traceback (most recent call last):
-        kvattn.testing.diagnosis.lab.Misshapen: returned tuple, expected one number
+        kvattn.testing.diagnosis.raised.Misshapen: returned tuple, expected one number
         """
         self.calls += 1
         self.last = sizes

@@ -14,7 +14,7 @@ from kvattn.testing.counter_diagnosis.sizes import Sizes
 from kvattn.testing.counter_diagnosis.stored import Stored, read_stored
 from kvattn.testing.counter_targets import CounterTarget
 from kvattn.testing.diagnosis.differential import Margin
-from kvattn.testing.diagnosis.lab import Misshapen, Refused
+from kvattn.testing.diagnosis.raised import Misshapen, Refused
 
 _NARROW = (
     ("hidden", "width", "width is hidden // query_heads"),

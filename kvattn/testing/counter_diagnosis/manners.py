@@ -6,7 +6,7 @@ from typing import Any
 from kvattn.testing.counter_diagnosis.bench import CounterBench
 from kvattn.testing.counter_diagnosis.numbers import shown
 from kvattn.testing.counter_diagnosis.sizes import Sizes
-from kvattn.testing.diagnosis.lab import Refused
+from kvattn.testing.diagnosis.raised import Refused
 
 UNITS = {"flops": (10**3, 10**6, 10**9, 10**12, 10**15), "bytes": (2**10, 10**3, 2**20, 10**6, 2**30, 10**9, 2**40)}
 """What one of the returned numbers may stand for, the smallest first."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kvattn.testing.diagnosis.lab import Misshapen
+from kvattn.testing.diagnosis.raised import Misshapen
 
 
 def exact(returned: Any) -> Fraction:
@@ -23,7 +23,7 @@ def exact(returned: Any) -> Fraction:
     (Fraction(4, 1), Fraction(1, 2))
     >>> exact((1, 2))
     Traceback (most recent call last):
-    kvattn.testing.diagnosis.lab.Misshapen: returned tuple, expected one number
+    kvattn.testing.diagnosis.raised.Misshapen: returned tuple, expected one number
     """
     if isinstance(returned, np.ndarray | np.generic) and returned.size == 1:
         returned = returned.item()

@@ -17,9 +17,11 @@ import numpy as np
 from kvattn.testing.choices import Recorded
 from kvattn.testing.diagnosis import settling
 from kvattn.testing.diagnosis.behaviour import HEAD_MAPS, SCALES, Behaviour
+from kvattn.testing.diagnosis.differences import Difference
 from kvattn.testing.diagnosis.finding import Finding
-from kvattn.testing.diagnosis.lab import Difference, Lab, Refused
+from kvattn.testing.diagnosis.lab import Lab
 from kvattn.testing.diagnosis.prose import reads_like
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.diagnosis.recipe import DRAWN, FLAT, ONE_HOT, RANDOM, Recipe, Sizes
 from kvattn.testing.diagnosis.sight import agree, describe
 from kvattn.testing.drawn_calls import recipe_of, text_of

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvattn.testing.diagnosis.behaviour import sizes_of
-from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.lab import Lab
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.diagnosis.recipe import DRAWN, RANDOM, TABLE, Recipe, Sizes
 from kvattn.testing.diagnosis.sight import MASK
 

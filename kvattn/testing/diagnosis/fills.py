@@ -13,7 +13,8 @@ from types import MappingProxyType
 import numpy as np
 
 from kvattn.testing.diagnosis.behaviour import sizes_of
-from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.lab import Lab
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.diagnosis.recipe import DRAWN, FLAT, ONE_HOT, RANDOM, Recipe, Sizes
 
 _LEVELS = (1e2, 1e3, 1e4, 1e5, 1e6, 1e7)

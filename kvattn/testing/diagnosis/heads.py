@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from kvattn.testing.diagnosis.axes import read_axes
 from kvattn.testing.diagnosis.behaviour import HEAD_MAPS
-from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.lab import Lab
 from kvattn.testing.diagnosis.prose import reads_like
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.diagnosis.recipe import BY_BATCH, BY_HEAD, Recipe, Sizes
 from kvattn.testing.diagnosis.totals import read_own_sink
 

@@ -7,7 +7,8 @@ options would have it, and a first call of another shape does not, they were kep
 import numpy as np
 from numpy.typing import NDArray
 
-from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.lab import Lab
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.diagnosis.recipe import FLAT, Recipe, Sizes
 from kvattn.testing.keywords import fed
 

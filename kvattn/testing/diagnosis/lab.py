@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from kvattn.testing.diagnosis.behaviour import Behaviour
 from kvattn.testing.diagnosis.conventions import whose
+from kvattn.testing.diagnosis.differences import Difference, farthest, place_of
 from kvattn.testing.diagnosis.finding import Finding, Kind
+from kvattn.testing.diagnosis.raised import Misshapen, Refused, Untaken, told
 from kvattn.testing.diagnosis.recipe import BY_BATCH, BY_HEAD, ONE_HOT, Built, Recipe, Sizes
 from kvattn.testing.keywords import fed, whole
 from kvattn.testing.planted import Planted
@@ -27,30 +29,6 @@ from kvattn.typing import Visible
 CONTRACT = Behaviour()
 
 
-class Refused(Exception):  # noqa: N818 - not an error of kvattn's: the target raised
-    """The target raised.
-
-    >>> str(Refused("ValueError: no"))
-    'ValueError: no'
-    """
-
-
-class Misshapen(Refused):
-    """The target returned something of another shape.
-
-    >>> issubclass(Misshapen, Refused)
-    True
-    """
-
-
-class Untaken(Refused):
-    """The sizes are none that the target takes: it was not called.
-
-    >>> issubclass(Untaken, Refused)
-    True
-    """
-
-
 class Seen(NamedTuple):
     """A case and what the target made of it, in float64."""
 
@@ -59,20 +37,6 @@ class Seen(NamedTuple):
     lse: NDArray[np.float64] | None
     dtype: str
     weights: NDArray[Any] | None = None
-
-
-class Difference(NamedTuple):
-    """The element farthest outside its bound.
-
-    ``ratio`` is the error in units of the worst-case bound; NaN against a number is infinitely far.
-    """
-
-    channel: str
-    place: tuple[int, ...]
-    got: float
-    expected: float
-    ratio: float
-    statistical: float
 
 
 @dataclass
@@ -368,11 +332,11 @@ class Lab:
         seen = self.see(recipe)
         expected, limit = behaviour.expected(seen.built), behaviour.bounds(seen.built, self.arithmetic)
         right = np.asarray(expected.out, np.float64), np.asarray(expected.lse, np.float64)
-        found = _farthest("out", seen.out, right[0], limit.worst, limit.statistical)
+        found = farthest("out", seen.out, right[0], limit.worst, limit.statistical)
         if seen.lse is None or "lse" in behaviour.without:
             return found
         factor = max(1.0, abs(behaviour.lse_factor))
-        lse = _farthest("lse", seen.lse, right[1], factor * limit.lse_worst, factor * limit.lse_statistical)
+        lse = farthest("lse", seen.lse, right[1], factor * limit.lse_worst, factor * limit.lse_statistical)
         return max(found, lse, key=lambda difference: difference.ratio)
 
     def add(
@@ -449,7 +413,7 @@ class Lab:
         expected = CONTRACT.expected(seen.built)
         got, right = (seen.out, expected.out) if channel == "out" or seen.lse is None else (seen.lse, expected.lse)
         want = np.asarray(right, np.float64)
-        place = _place(got, want)
+        place = place_of(got, want)
         row = place[:3]
         with np.errstate(invalid="ignore"):
             distance = np.abs(got[row] - want[row])
@@ -488,7 +452,7 @@ class Lab:
             seen = self.see(recipe)
         except Refused:
             return replace(recipe, sizes=replace(sizes, Dv=block))
-        place = _place(seen.out, np.asarray(CONTRACT.expected(seen.built).out, np.float64))
+        place = place_of(seen.out, np.asarray(CONTRACT.expected(seen.built).out, np.float64))
         start = place[3] // block * block if channel == "out" else 0
         values = re.sub(r"(np\.eye\(\{\w+\}, \{Dv\})", rf"\1, {-start}", recipe.values) if start else recipe.values
         return replace(recipe, sizes=replace(sizes, Dv=block), values=values)
@@ -521,45 +485,7 @@ def planted(**faults: Any) -> Target:
     return target_of(Planted(**faults))
 
 
-def told(error: Exception) -> str:
-    """Say an exception on one line, whatever its message is.
-
-    >>> told(ValueError("no"))
-    'ValueError: no'
-    """
-    try:
-        lines = str(error).splitlines()
-    except Exception:  # noqa: BLE001 - the target's own exception may be broken too
-        lines = ["its message cannot be read"]
-    return f"{type(error).__name__}: {lines[0] if lines else 'without a message'}"[:160]
-
-
 def _literal(value: Any) -> str:
     """Write a nested list of floats as Python that evaluates to it."""
     text = repr(value)
     return text.replace("nan", "np.nan").replace("inf", "np.inf")
-
-
-def _place(got: NDArray[np.float64], want: NDArray[np.float64]) -> tuple[int, ...]:
-    with np.errstate(invalid="ignore"):
-        far = np.where(got == want, 0, np.abs(got - want))
-    far = np.where(np.isnan(want), -1, np.where(np.isnan(far), np.inf, far))
-    return tuple(int(i) for i in np.unravel_index(int(np.argmax(far)), far.shape))
-
-
-def _farthest(
-    channel: str,
-    got: NDArray[np.float64],
-    want: NDArray[np.float64],
-    worst: NDArray[np.float64],
-    statistical: NDArray[np.float64],
-) -> Difference:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        far = np.where(got == want, 0, np.abs(got - want))
-        ratio = np.where(far == 0, 0, far / worst)
-        softly = np.where(far == 0, 0, far / statistical)
-    ratio, softly = (np.where(np.isnan(x), np.inf, x) for x in (ratio, softly))
-    if not ratio.size:
-        return Difference(channel, (), 0.0, 0.0, 0.0, 0.0)
-    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
-    return Difference(channel, index, float(got[index]), float(want[index]), float(ratio[index]), float(softly.max()))

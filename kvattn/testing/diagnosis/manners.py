@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvattn.testing.diagnosis.kept import read_kept
-from kvattn.testing.diagnosis.lab import Lab, Refused, told
+from kvattn.testing.diagnosis.lab import Lab
+from kvattn.testing.diagnosis.raised import Refused, told
 from kvattn.testing.diagnosis.recipe import DRAWN, RANDOM, Built, Recipe, Sizes
 
 _SIZES = Sizes(3, 6, 2, 4, 6, 10, 10)

@@ -10,8 +10,9 @@ import math
 
 import numpy as np
 
-from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.lab import Lab
 from kvattn.testing.diagnosis.places import seen_by
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.diagnosis.recipe import FLAT, Recipe, Sizes
 from kvattn.testing.diagnosis.sight import agree, describe, row_ratio
 from kvattn.typing import Visible

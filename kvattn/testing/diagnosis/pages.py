@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.lab import Lab
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.diagnosis.recipe import DRAWN, FLAT, PAGE, RANDOM, TABLE, Recipe, Sizes
 
 _BY_SLOT = "v = np.zeros((*v.shape[:3], v.shape[0] * 4)) + np.eye(v.shape[0] * 4).reshape(-1, 1, 4, v.shape[0] * 4)"

@@ -8,7 +8,8 @@ it is told in the notes.
 from collections.abc import Iterator
 from dataclasses import replace
 
-from kvattn.testing.diagnosis.lab import Lab, Misshapen, Refused
+from kvattn.testing.diagnosis.lab import Lab
+from kvattn.testing.diagnosis.raised import Misshapen, Refused
 from kvattn.testing.diagnosis.recipe import DRAWN, RANDOM, Sizes
 from kvattn.testing.shapes import ANY, Shapes
 

@@ -23,7 +23,8 @@ from kvattn.testing.arithmetic import (
     FLOAT16_TENSOR_CORE,
     Arithmetic,
 )
-from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.lab import Lab
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.diagnosis.recipe import DRAWN, LOUD, RANDOM, Recipe, Sizes
 
 CANDIDATES = {

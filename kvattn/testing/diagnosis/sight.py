@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvattn.testing.diagnosis.behaviour import Behaviour
-from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.lab import Lab
 from kvattn.testing.diagnosis.places import key_places, query_places
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.diagnosis.recipe import FLAT, Built, Recipe, Sizes
 from kvattn.testing.diagnosis.window_forms import fixed, forms
 from kvattn.typing import Visible

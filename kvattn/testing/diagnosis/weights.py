@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from kvattn.testing.diagnosis.axes import read_axes
 from kvattn.testing.diagnosis.behaviour import GIVEN, SCALES
 from kvattn.testing.diagnosis.heads import name_map
-from kvattn.testing.diagnosis.lab import Lab, Refused
+from kvattn.testing.diagnosis.lab import Lab
 from kvattn.testing.diagnosis.prose import reads_like
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.diagnosis.recipe import FLAT, LOUD, MILD, Recipe, Sizes
 
 _SIZES = (Sizes(3, 8, 2, 5, 7, 26, 19), Sizes(2, 6, 3, 4, 6, 20, 23))

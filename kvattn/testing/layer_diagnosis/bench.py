@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvattn.testing.diagnosis.finding import Finding, Kind
-from kvattn.testing.diagnosis.lab import Misshapen, Refused
+from kvattn.testing.diagnosis.raised import Misshapen, Refused
 from kvattn.testing.layer_diagnosis.drawing import NARROW, Drawing
 from kvattn.testing.layer_diagnosis.latent_reading import LatentReading
 from kvattn.testing.layer_diagnosis.narrow import narrow_bound, rounded
@@ -121,7 +121,7 @@ class LayerBench:
         >>> bench = layer_bench(lambda x, *, w_q, w_k, w_v, w_o, heads, kv_heads: x[:, :1])
         >>> bench.run(*Drawing().build())
         Traceback (most recent call last):
-        kvattn.testing.diagnosis.lab.Misshapen: the output has shape (2, 1, 32), expected (2, 5, 32)
+        kvattn.testing.diagnosis.raised.Misshapen: the output has shape (2, 1, 32), expected (2, 5, 32)
         """
         parts, cache, begin = [], None, 0
         for end in (*case.cuts, case.x.shape[1]):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kvattn.testing.diagnosis.lab import Refused
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.layer_diagnosis.bench import LayerBench
 from kvattn.testing.layer_diagnosis.drawing import Drawing
 from kvattn.testing.layer_targets import Weights

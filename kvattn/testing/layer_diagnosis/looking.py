@@ -9,7 +9,7 @@ import numpy as np
 
 from kvattn.errors import ArgumentError
 from kvattn.testing.diagnosis.differential import Margin
-from kvattn.testing.diagnosis.lab import Misshapen, Refused
+from kvattn.testing.diagnosis.raised import Misshapen, Refused
 from kvattn.testing.layer_diagnosis import changes, manners
 from kvattn.testing.layer_diagnosis.bench import LayerBench
 from kvattn.testing.layer_diagnosis.changes import Change

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kvattn.testing.diagnosis.lab import Refused
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.layer_diagnosis.bench import LayerBench
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvattn.testing.diagnosis.lab import Refused
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.layer_diagnosis.bench import LayerBench
 from kvattn.testing.layer_diagnosis.reading import Case
 

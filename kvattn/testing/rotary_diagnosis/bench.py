@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kvattn.errors import KvattnError
 from kvattn.positions.rotary import Rotary
 from kvattn.testing.diagnosis.finding import Finding, Kind
-from kvattn.testing.diagnosis.lab import Misshapen, Refused
+from kvattn.testing.diagnosis.raised import Misshapen, Refused
 from kvattn.testing.rotary_diagnosis.model import Model
 from kvattn.testing.rotary_targets import RotaryTarget, Scheme, Turned
 from kvattn.typing import Array, Positions

@@ -3,7 +3,7 @@
 import numpy as np
 
 from kvattn.testing.diagnosis.differential import Margin
-from kvattn.testing.diagnosis.lab import Refused
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.rotary_diagnosis.bench import RotaryBench
 
 

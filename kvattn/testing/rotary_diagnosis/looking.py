@@ -8,7 +8,7 @@ import numpy as np
 
 from kvattn.errors import ArgumentError
 from kvattn.testing.diagnosis.differential import Margin
-from kvattn.testing.diagnosis.lab import Misshapen, Refused
+from kvattn.testing.diagnosis.raised import Misshapen, Refused
 from kvattn.testing.rotary_diagnosis import drawn, frequencies, lengths, places, precision, structure
 from kvattn.testing.rotary_diagnosis.bench import NARROW, RotaryBench
 from kvattn.testing.rotary_diagnosis.model import Model

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from kvattn.testing.diagnosis.lab import Refused
+from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.formats import FORMATS
 from kvattn.testing.rotary_diagnosis.bench import RotaryBench
 from kvattn.testing.rotary_diagnosis.model import Model

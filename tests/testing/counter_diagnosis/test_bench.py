@@ -10,7 +10,7 @@ from kvattn.testing.counter_diagnosis.bench import CounterBench, bench_of
 from kvattn.testing.counter_diagnosis.numbers import exact, plain_number, shown
 from kvattn.testing.counter_diagnosis.sizes import Sizes
 from kvattn.testing.counter_targets import CounterTarget
-from kvattn.testing.diagnosis.lab import Misshapen
+from kvattn.testing.diagnosis.raised import Misshapen
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from kvattn.testing.counter_diagnosis.bench import bench_of
 from kvattn.testing.counter_diagnosis.manners import UNITS, read_repeats, read_rounded, read_unit, settle
-from kvattn.testing.diagnosis.lab import Refused
+from kvattn.testing.diagnosis.raised import Refused
 
 
 def test_each_size_that_is_refused_is_told_and_left_out() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvattn.testing.diagnosis.lab import Lab, Misshapen, Refused, planted
+from kvattn.testing.diagnosis.lab import Lab, planted
+from kvattn.testing.diagnosis.raised import Misshapen, Refused
 from kvattn.testing.diagnosis.recipe import FLAT, LOUD, ONE_HOT, RANDOM, Recipe, Sizes
 from kvattn.testing.targets import target_of
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from kvattn.testing import check
-from kvattn.testing.diagnosis.lab import Lab, Untaken
+from kvattn.testing.diagnosis.lab import Lab
+from kvattn.testing.diagnosis.raised import Untaken
 from kvattn.testing.diagnosis.recipe import FLAT, ONE_HOT, RANDOM, Recipe, Sizes
 from kvattn.testing.diagnosis.refusals import read_shapes
 from kvattn.testing.planted import Planted

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvattn.testing.diagnosis.lab import Misshapen, Refused
+from kvattn.testing.diagnosis.raised import Misshapen, Refused
 from kvattn.testing.layer_diagnosis.bench import layer_bench
 from kvattn.testing.layer_diagnosis.drawing import Drawing
 from kvattn.testing.layer_diagnosis.plan import Plan

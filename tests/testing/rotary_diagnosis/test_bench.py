@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kvattn.positions import Rotary
-from kvattn.testing.diagnosis.lab import Misshapen, Refused
+from kvattn.testing.diagnosis.raised import Misshapen, Refused
 from kvattn.testing.planted_rotation import PlantedRotation
 from kvattn.testing.rotary_diagnosis.bench import FORMS, RotaryBench, bench_of
 from kvattn.testing.rotary_targets import RotaryTarget
