@@ -49,7 +49,7 @@ def read_heads(lab: Lab) -> None:
     for out, case in zip(shares, _cases(lab), strict=True):
         sizes = case.sizes
         share = out[..., : sizes.Hkv]
-        if not np.allclose(share.sum(-1), 1, atol=10 * lab.sharp):
+        if not np.allclose(share.sum(-1), 1, atol=5 * lab.sharp):
             if read_own_sink(lab) or read_axes(lab):
                 return
             total = float(share.sum(-1).flat[np.argmax(np.abs(share.sum(-1) - 1))])
@@ -76,9 +76,9 @@ def read_heads(lab: Lab) -> None:
 
 
 def _single(share: NDArray[np.float64]) -> int:
-    """Return the head from which all rows ``[B, T, Hkv]`` take everything; -1 where there is none."""
+    """Return the head from which all rows ``[B, T, Hkv]`` take all that they take; -1 where there is none."""
     head = int(share[0, 0].argmax())
-    return head if share[..., head].min() > 0.99 else -1
+    return head if (share[..., head] / share.sum(-1)).min() > 0.99 else -1
 
 
 def _cases(lab: Lab) -> list[Recipe]:
