@@ -10,7 +10,6 @@ import pytest
 from kvattn.testing.cache_checking import check_cache
 from kvattn.testing.conformance import CacheAdapter
 from kvattn.testing.planted_caches import (
-    _MADE,
     PLANTED_CACHES,
     Planted,
     PlantedCache,
@@ -21,6 +20,7 @@ from kvattn.testing.planted_caches import (
     PlantedRing,
     PlantedScales,
 )
+from kvattn.testing.planted_caches.grown import _MADE
 
 DEEP = os.environ.get("KVATTN_PROFILE") == "deep"
 
