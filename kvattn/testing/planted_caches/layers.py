@@ -54,6 +54,7 @@ class PlantedLayers:
     def append(self, cache: Any, k: Array, v: Array) -> tuple[Any, Sequence[Seen]]:
         """The rows to every layer.
 
+        >>> import numpy as np
         >>> rows = np.zeros((1, 2, 3, 64))
         >>> [seen.length for seen in PlantedLayers(late=True).append(PlantedLayers().start(1), rows, rows)[1]]
         [3, 6]
