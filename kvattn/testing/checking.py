@@ -184,7 +184,9 @@ class Report:
             "calls": self.calls,
             "drawn": None
             if margin is None
-            else plain({"cases": margin.cases, "worstRatio": margin.worst, "suspect": margin.suspect}),
+            else plain(
+                {"cases": margin.cases, "worstRatio": margin.worst, "suspect": margin.suspect, "bound": margin.bound}
+            ),
             "recorded": None
             if self.recorded is None
             else {"cases": self.recorded.cases, "failed": list(self.recorded.failed)},
