@@ -205,7 +205,10 @@ def _fewer(recipe: Recipe, still: Callable[[Recipe], bool]) -> Recipe:
 
 
 def _name(lab: Lab, recipe: Recipe) -> None:
-    step = next(step for step in (2e-2, 1e-3, 1e-6, 0.0) if _fails(lab, recipe, step))
+    step = next((step for step in (2e-2, 1e-3, 1e-6, 0.0) if _fails(lab, recipe, step)), None)
+    if step is None:
+        _once(lab, recipe)
+        return
 
     def still(case: Recipe) -> bool:
         return _fails(lab, case, step)
@@ -240,6 +243,15 @@ def _name(lab: Lab, recipe: Recipe) -> None:
         f" ({difference.ratio:.3g} times the worst-case bound), {when}, at {where}.{like}"
     )
     _record(lab, "unclassified", {"options": names}, detail, recipe, difference)
+
+
+def _once(lab: Lab, recipe: Recipe) -> None:
+    """Say that a case was outside its bound, and made again is not."""
+    pick = "" if lab.see(recipe).lse is None else "[0]"
+    line = f"{recipe.code()}; a = np.array({recipe.call()}{pick}); "
+    line += f"print(np.array_equal(a, {recipe.call()}{pick}), 'expected', True)"
+    detail = "A drawn case was outside its bound, and the same call again is not: it is random, or keeps something."
+    lab.add("stale-state", {"property": "calls", "repeated": False}, detail, reproduce=lab.script(line))
 
 
 def _record(

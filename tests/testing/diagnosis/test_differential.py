@@ -73,3 +73,20 @@ def test_a_slot_that_is_right_in_pages_of_a_power_of_two_alone_is_found() -> Non
     assert finding.fault_class == "paged-table"
     assert finding.parameters["page"] in {3, 7}
     assert f"lengths, {finding.parameters['page']})" in finding.reproduce
+
+
+def test_a_case_that_is_wrong_once_is_named_and_does_not_stop_the_check() -> None:
+    calls = []
+
+    def hiccup(q: Any, k: Any, v: Any) -> Any:
+        calls.append(1)
+        out, _ = Planted()(q, k, v)
+        return out + (len(calls) == 3)
+
+    lab = Lab(target_of(hiccup))
+    margin = read_drawn(lab, 6)
+    assert margin.worst > 1
+    assert [(finding.fault_class, finding.parameters["property"]) for finding in lab.findings] == [
+        ("stale-state", "calls")
+    ]
+    assert "the same call again is not" in lab.findings[0].detail
