@@ -1,8 +1,9 @@
 """Differential attention: one map of weights less a share of another.
 
-Inputs ``q``, ``k``, ``v``, causal; expected ``out`` and ``lse``.  ``pairs`` of heads stand side by side or in halves;
-λ = exp(a₁·b₁) - exp(a₂·b₂) + ``initial`` of ``vectors``; RMSNorm of a pair's mix with ``weights``, ``eps``, times
-1 - initial.
+Inputs ``q``, ``k``, ``v``, causal; expected ``out`` and ``lse``.
+
+- "differential attention": ``pairs`` side by side or halves; λ = exp(a₁·b₁) - exp(a₂·b₂) + ``initial`` of ``vectors``;
+  RMSNorm of a pair's mix with ``weights``, ``eps``, times 1 - initial.
 
 Source: Ye et al. 2024 (arXiv 2410.05258) §2.1.
 """

@@ -1,8 +1,8 @@
 """Layers whose values are mixed with those of the first layer.
 
-Inputs ``x``, and for each of ``layers`` ``query_n``, ``key_n``, ``value_n``, ``output_n`` of ``heads`` and
-``kv_heads``; x grows by each layer's output; ``mix``, own and first value, from the second layer on.  Expected:
-``hidden``, and the last layer's ``lse``.
+- "layers with a value residual": ``x``, and for each of ``layers`` ``query_n``, ``key_n``, ``value_n``, ``output_n`` of
+  ``heads`` and ``kv_heads``; x grows by each layer's output; ``mix``, own and first value, from the second layer on.
+  Expected: ``hidden``, and the last layer's ``lse``.
 
 Source: Zhou et al. 2024 (arXiv 2410.17897).
 """
