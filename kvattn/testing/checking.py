@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import importlib
 from importlib.util import find_spec
 import textwrap
-import time
 from typing import Any, Literal
 
 import numpy as np
@@ -62,7 +61,7 @@ CASES, FEW = 80, 24
 """How many cases are drawn where nothing else is asked for, and where calls are slow."""
 
 SLOW = 0.04
-"""Seconds from call to call, on average, from which on they are slow."""
+"""Seconds that a call takes, on average, from which on they are slow, where the target does not say so itself."""
 
 _STEPS: tuple[tuple[str, tuple[str, ...], Callable[[Lab], None]], ...] = (
     ("leftovers", (), leftovers.read_leftovers),
@@ -130,11 +129,13 @@ class Report:
         What the target does, as far as it was read.
     recorded
         How the recorded cases went; None where none was given.
+    slow
+        Whether fewer calls were made, as they are slow.
 
     Examples
     --------
-    >>> from kvattn.testing.planted import Planted
-    >>> report = check(Planted(returns_lse=False))
+    >>> import kvattn
+    >>> report = check(kvattn.attention, cases=8)
     >>> report.verdict, report.findings
     ('pass', ())
     """
@@ -151,13 +152,14 @@ class Report:
     notes: tuple[str, ...]
     behaviour: Behaviour = CONTRACT
     recorded: Given | None = None
+    slow: bool = False
 
     @property
     def verdict(self) -> Literal["pass", "convention", "fault"]:
         """Say ``"fault"`` if any finding is one, else ``"convention"`` if there is any, else ``"pass"``.
 
-        >>> from kvattn.testing.planted import Planted
-        >>> check(Planted(scale="1")).verdict
+        >>> import kvattn
+        >>> check(lambda q, k, v: kvattn.attention(q, k, v, scale=1.0), cases=0).verdict
         'fault'
         """
         kinds = {finding.kind for finding in self.findings}
@@ -166,8 +168,8 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Return what ``kvattn check --json`` prints.
 
-        >>> from kvattn.testing.planted import Planted
-        >>> check(Planted()).as_dict()["schemaVersion"]
+        >>> import kvattn
+        >>> check(lambda q, k, v: kvattn.attention(q, k, v), cases=0).as_dict()["schemaVersion"]
         1
         """
         margin = self.margin
@@ -182,6 +184,7 @@ class Report:
             "seed": self.seed,
             "arithmetic": self.arithmetic,
             "calls": self.calls,
+            "slow": self.slow,
             "drawn": None
             if margin is None
             else plain(
@@ -189,7 +192,11 @@ class Report:
             ),
             "recorded": None
             if self.recorded is None
-            else {"cases": self.recorded.cases, "failed": list(self.recorded.failed)},
+            else {
+                "cases": self.recorded.cases,
+                "failed": list(self.recorded.failed),
+                "leftOut": list(self.recorded.left),
+            },
             "notes": list(self.notes),
         }
 
@@ -283,7 +290,7 @@ def check(
         Number formats in which the target computes; None to take the finest that explains its answers.
     cases
         How many cases to draw after the read-outs; recorded cases follow, unless it is 0.  If None, 80; where calls are
-        slow, as where each shape is compiled, 24.
+        slow, as where each shape is compiled, 24.  Where calls are slow, no more recorded cases are given than drawn.
     progress
         Called with the name of each step.
 
@@ -301,8 +308,11 @@ def check(
 
     Examples
     --------
-    >>> from kvattn.testing.planted import Planted
-    >>> report = check(Planted(extra_keys=1, returns_lse=False))
+    >>> import kvattn
+    >>> def mine(q, k, v, *, causal=False, window=None):
+    ...     mask = kvattn.masks.Causal() if window is None else kvattn.masks.Window(window + 1)
+    ...     return kvattn.attention(q, k, v, mask=mask if causal else None)
+    >>> report = check(mine, cases=8)
     >>> report.verdict, report.findings[0].fault_class
     ('fault', 'window-off-by-one')
     """
@@ -339,6 +349,7 @@ def check(
         notes=tuple(dict.fromkeys(lab.notes)),
         behaviour=lab.behaviour,
         recorded=recorded,
+        slow=lab.slow,
     )
 
 
@@ -373,12 +384,15 @@ def _look(
     lab.dtype = settling.reading_dtype(lab)
     if lab.dtype != asked:
         lab.notes.append(f"What it does was read in {lab.dtype}; {asked} was compared in drawn cases")
-    began, made = time.perf_counter(), lab.calls  # what is imported at the first call is by now
+    began, made = lab.seconds, lab.calls  # what is imported at the first call is by now
+    known = lab.target.slow is not None
+    lab.slow = bool(lab.target.slow)
     for name, needed, step in _STEPS:
         narrowed = lab.dtype != asked and step is precision.read_precision  # narrow code may well be narrow inside
         if not lab.stopped and lab.can(*needed) and not narrowed:
             progress(name)
-            lab.slow = lab.calls > made + 40 and (time.perf_counter() - began) / (lab.calls - made) > SLOW
+            if not known and lab.calls > made + 40:  # once: what a report says of a target is said of all of it
+                lab.slow, known = (lab.seconds - began) / (lab.calls - made) > SLOW, True
             _run(lab, name, needed, step)
     if lab.stopped:
         return None, None
@@ -386,15 +400,18 @@ def _look(
     differential.read_pairs(lab)
     progress("drawn cases")
     lab.dtype = asked
+    if lab.slow:
+        few = "" if cases is not None else f"{FEW} cases were drawn, not {CASES}, and "
+        lab.notes.append(
+            f"Calls are slow: {few}fewer ends of tiles were tried; slow = False on the function asks for all"
+        )
     if cases is None:
         cases = FEW if lab.slow else CASES
-        if lab.slow:
-            lab.notes.append(f"Calls are slow: {FEW} cases were drawn, not {CASES}, and fewer ends of tiles were tried")
     margin = _draw(lab, cases, lab.stated if arithmetic is None else (arithmetic,))
     if margin is None or not cases:
         return margin, None
     progress("recorded cases")
-    return margin, read_recorded(lab)
+    return margin, read_recorded(lab, cases if lab.slow else None)
 
 
 def _run(lab: Lab, name: str, needed: tuple[str, ...], step: Callable[[Lab], None]) -> None:

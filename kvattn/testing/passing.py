@@ -28,11 +28,10 @@ def must_pass(target: Any, *, known: tuple[str, ...] = (), **options: Any) -> "R
 
     Examples
     --------
-    >>> from kvattn.testing.planted import Planted
-    >>> from kvattn.testing.contract import attend
-    >>> must_pass(attend, cases=8).verdict
+    >>> import kvattn
+    >>> must_pass(kvattn.attention, cases=8).verdict
     'pass'
-    >>> must_pass(Planted(extra_keys=1), known=("window-off-by-one",)).verdict
+    >>> must_pass(lambda q, k, v: kvattn.attention(q, k, v, scale=1.0), known=("scale",), cases=8).verdict
     'fault'
     """
     __tracebackhide__ = True
