@@ -105,4 +105,5 @@ def target() -> Target:
         features=frozenset({"causal", "window", "scale", "bias", "mask"}),
         setup="from kvattn.interop.jax import dot_product_attention as f",
         conventions=CONVENTIONS,
+        slow=True,
     )

@@ -127,4 +127,5 @@ def target() -> Target:
         features=frozenset({"causal", "window", "scale", "softcap", "bias", "mask"}),
         setup="from kvattn.interop.torch_flex import flex_attention as f",
         conventions=CONVENTIONS,
+        slow=False,
     )

@@ -3,13 +3,15 @@
 Each case that the target takes (`kvattn.testing.recorded_calls`) is judged by `kvattn.goldens.judge`, within the bounds
 of the target's arithmetic.  What the read-outs have found explains an answer where attention as they found it gives
 it, too; a case that fails beside faults of the same keywords is told in a note, and only what is left is a finding.
+
+A slow target is given some of each set of keywords, as many in all as drawn cases: no clock says which.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain, zip_longest
 import re
-import time
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,6 @@ from kvattn.testing.diagnosis.lab import Lab
 from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.recorded_calls import Recorded, recorded_calls, recorded_cases
 
-SECONDS = 5.0
-"""How long a check gives recorded cases; a slow target gets fewer."""
-
 
 @dataclass(frozen=True)
 class Given:
@@ -39,6 +38,8 @@ class Given:
         How many were compared.
     failed
         Names of those whose answers are neither as expected nor what the target was found to do.
+    left
+        Names of those that a slow target takes and was not given.
 
     Examples
     --------
@@ -48,10 +49,18 @@ class Given:
 
     cases: int
     failed: tuple[str, ...]
+    left: tuple[str, ...] = ()
 
 
-def read_recorded(lab: Lab, seconds: float = SECONDS) -> Given:
+def read_recorded(lab: Lab, most: int | None = None) -> Given:
     """Give a target the recorded cases that it takes, the plainest first.
+
+    Parameters
+    ----------
+    lab
+        What was read of the target by now.
+    most
+        How many to give, chosen by `spread`; all if None.
 
     Examples
     --------
@@ -68,14 +77,15 @@ def read_recorded(lab: Lab, seconds: float = SECONDS) -> Given:
     """
     fitted = [_fitted(lab, recipe) for recipe in recorded_calls().values()]
     taken = [recipe for recipe in fitted if recipe is not None and _plain_to(lab, recipe)]
-    began = time.perf_counter()
+    given = taken if most is None else spread(taken, most)
+    left = tuple(recipe.name for recipe in taken if recipe not in given)
+    if left:
+        few = f"{len(given)} of {len(taken)} recorded cases were given, some of each set of keywords"
+        lab.notes.append(f"Calls are slow: {few}; --cases {len(taken)} gives all")
     told: list[tuple[Recorded, Judgement]] = []
     refused: list[str] = []
     count, why = 0, ""
-    for n, plain in enumerate(taken):
-        if time.perf_counter() - began > seconds:
-            lab.notes.append(f"Calls are slow: {n} of {len(taken)} recorded cases fitted into {seconds:g} s")
-            break
+    for plain in given:
         recipe = replace(plain, dtype=lab.dtype, mask_form=lab.target.mask_form)
         try:
             judgement = _judged(lab, recipe)
@@ -91,7 +101,24 @@ def read_recorded(lab: Lab, seconds: float = SECONDS) -> Given:
     if refused:
         lab.notes.append(f"Recorded cases that it refuses: {_some(refused)} ({why})")
     _tell(lab, told)
-    return Given(count, tuple(recipe.name for recipe, _ in told))
+    return Given(count, tuple(recipe.name for recipe, _ in told), left)
+
+
+def spread(recipes: Sequence[Recorded], most: int) -> list[Recorded]:
+    """Take some cases of each set of keywords in turn, those first that name a mistake or say where one happened.
+
+    Examples
+    --------
+    >>> few = spread([*recorded_calls().values()], 12)
+    >>> len({tuple(name for name, _ in recipe.options) for recipe in few})
+    12
+    """
+    cases = recorded_cases()
+    sets: dict[tuple[str, ...], list[Recorded]] = {}
+    for recipe in sorted(recipes, key=lambda recipe: not (cases[recipe.name].mistakes or cases[recipe.name].flags)):
+        sets.setdefault(tuple(name for name, _ in recipe.options), []).append(recipe)
+    turns = [recipe for recipe in chain(*zip_longest(*sets.values())) if recipe is not None]
+    return [recipe for recipe in recipes if recipe in turns[:most]]
 
 
 def _fitted(lab: Lab, recipe: Recorded) -> Recorded | None:

@@ -16,7 +16,8 @@ A function that has made another legal choice, and documents it, says so in an a
 takes 0 and -inf, or 0 and 1, for a mask says ``attend.mask_form = "additive"``, or ``"zero-one"``; keywords that
 it does not take together stand in ``attend.exclusive = [("causal", "mask")]``.  A kernel that takes only some shapes
 says which: ``attend.head_dims = (64, 128)``, ``attend.batch_sizes = (1,)``; the names are those of
-`kvattn.testing.shapes`.
+`kvattn.testing.shapes`.  ``attend.slow = True`` asks for fewer calls, ``False`` for all of them, and a check that is
+told measures no time: its report is the same every time.
 """
 
 from collections.abc import Callable, Mapping
@@ -90,6 +91,8 @@ class Target:
         How it takes its mask: ``"boolean"``, ``"additive"`` (0 or -inf) or ``"zero-one"``.
     shapes
         Sizes that it takes.
+    slow
+        Whether calls take so long that a check should make fewer; None to let it measure.
 
     Examples
     --------
@@ -109,6 +112,7 @@ class Target:
     required: frozenset[str] = field(default=frozenset())
     mask_form: str = "boolean"
     shapes: Shapes = ANY
+    slow: bool | None = None
 
     def __call__(self, q: Returned, k: Returned, v: Returned, options: Mapping[str, Any]) -> Result:
         """Call the function; what it prints goes to stderr, what it warns is dropped.
@@ -202,6 +206,7 @@ window=None, scale=None, softcap=None, sinks=None, bias=None, mask=None) with an
         untested=(*(p.name for p in unknown), *lonely),
         required=frozenset(p.name for p in known if p.default is p.empty),
         shapes=shapes_of(function),
+        slow=_slow(function),
     )
 
 
@@ -217,6 +222,13 @@ def _mask_form(function: Callable[..., Any]) -> str:
     if form not in {"boolean", "additive", "zero-one"}:
         raise ArgumentError(f"mask_form of target must be boolean, additive or zero-one, got {form!r}")
     return str(form)
+
+
+def _slow(function: Callable[..., Any]) -> bool | None:
+    slow: Any = getattr(function, "slow", None)
+    if slow is not None and not isinstance(slow, bool):
+        raise ArgumentError(f"slow of target must be True or False, got {slow!r}")
+    return slow
 
 
 def load(name: str) -> Target:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvattn.testing import check
+from kvattn.testing import check, checking
 from kvattn.testing.diagnosis.lab import Lab, planted
 from kvattn.testing.planted import Planted
-from kvattn.testing.recorded import Given, read_recorded
+from kvattn.testing.recorded import Given, read_recorded, spread
 from kvattn.testing.recorded_calls import recorded_calls, recorded_cases
 from kvattn.testing.targets import target_of
 
@@ -136,17 +136,59 @@ def test_a_fault_of_the_same_keywords_makes_it_a_note() -> None:
     assert report.as_dict()["recorded"]["failed"] == ["dense/bias/causal"]
 
 
-def test_a_slow_target_gets_as_many_as_fit() -> None:
+def test_a_slow_target_gets_as_many_as_are_drawn() -> None:
     def slow(q: Arrays, k: Arrays, v: Arrays, *, causal: bool = False) -> Arrays:
-        time.sleep(0.01)
         return RIGHT(q, k, v, causal=causal)
 
-    lab = Lab(target_of(slow))
-    given = read_recorded(lab, seconds=0.05)
-    assert 1 <= given.cases < 10
-    (note,) = lab.notes
-    assert note.startswith(f"Calls are slow: {given.cases} of ")
-    assert note.endswith(" recorded cases fitted into 0.05 s")
+    everything = read_recorded(Lab(target_of(slow)))
+    slow.slow = True  # type: ignore[attr-defined]
+    report = check(slow, cases=5)
+    few = report.recorded
+    assert few is not None
+    assert (few.cases, len(few.left), everything.left) == (5, everything.cases - 5, ())
+    told = f"Calls are slow: 5 of {everything.cases} recorded cases were given, some of each set of keywords; --cases "
+    assert f"{told}{everything.cases} gives all" in report.notes
+    assert report.as_dict()["slow"]
+    assert report.as_dict()["recorded"]["leftOut"] == [*few.left]
+    assert read_recorded(Lab(target_of(slow)), everything.cases) == everything
+
+
+def test_what_a_target_says_of_its_speed_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "SLOW", 0.0)  # nothing is as fast
+
+    def attend(q: Arrays, k: Arrays, v: Arrays, *, scale: float | None = None) -> Arrays:
+        return RIGHT(q, k, v, scale=scale)
+
+    assert check(attend, cases=0).slow
+    attend.slow = False  # type: ignore[attr-defined]
+    assert not check(attend, cases=0).slow
+
+
+def test_the_speed_is_that_of_the_target_and_not_that_of_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: Any = checking._STEPS[0]
+    waits = []
+
+    def idle(lab: Lab) -> None:
+        waits.append(0.5)
+        time.sleep(waits[-1])
+        read[2](lab)
+
+    monkeypatch.setattr(checking, "SLOW", 0.005)
+    monkeypatch.setattr(checking, "_STEPS", ((*read[:2], idle), *checking._STEPS[1:]))
+    assert not check(RIGHT, cases=0).slow
+    assert waits
+
+
+def test_a_slow_target_gets_some_of_each_set_of_keywords() -> None:
+    recipes = [*recorded_calls().values()]
+    sets = {tuple(name for name, _ in recipe.options) for recipe in recipes}
+    few = spread(recipes, len(sets))
+    assert {tuple(name for name, _ in recipe.options) for recipe in few} == sets
+    assert few == [recipe for recipe in recipes if recipe in few]
+    mistakes = {name for recipe in recipes for name in recorded_cases()[recipe.name].mistakes}
+    shown = {name for recipe in few for name in recorded_cases()[recipe.name].mistakes}
+    assert len(shown) > len(mistakes) / 2
+    assert spread(recipes, len(recipes)) == spread(recipes, 10**6) == recipes
 
 
 def test_values_may_have_to_be_as_wide_as_keys() -> None:

@@ -128,3 +128,15 @@ def test_a_module_that_fails_to_import_is_a_usage_error(tmp_path: Path, monkeypa
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(ArgumentError, match="ZeroDivisionError: division by zero"):
         load("module_that_breaks:f")
+
+
+def test_speed_is_said_with_true_or_false() -> None:
+    def attend(q: Any, k: Any, v: Any) -> Any:
+        return v
+
+    assert target_of(attend).slow is None
+    attend.slow = True  # type: ignore[attr-defined]
+    assert target_of(attend).slow is True
+    attend.slow = 1  # type: ignore[attr-defined]
+    with pytest.raises(ArgumentError, match="slow of target must be True or False, got 1"):
+        target_of(attend)

@@ -8,6 +8,7 @@ shows it.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 import re
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,8 +62,8 @@ class Lab:
         Number formats that were read out of the target, and how closely a fit can agree under them.
     findings, notes
         What was found, and what the reader should know besides.
-    calls
-        How often the target ran.
+    calls, seconds
+        How often the target ran, and how long.
     grouped
         Whether it takes fewer key/value heads than query heads.
     shapes
@@ -95,6 +96,7 @@ class Lab:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     calls: int = 0
+    seconds: float = 0.0
     grouped: bool = True
     shapes: Shapes = ANY
     stopped: bool = False
@@ -233,10 +235,13 @@ class Lab:
     def _call(self, built: Built, values: NDArray[Any]) -> Result:
         self.calls += 1
         options = {name: x.copy() if isinstance(x, np.ndarray) else x for name, x in built.options.items()}
+        began = time.perf_counter()
         try:
             return self.target(built.q.copy(), built.k.copy(), values, options)
         except Exception as error:
             raise Refused(told(error)) from error
+        finally:
+            self.seconds += time.perf_counter() - began
 
     def see(self, recipe: Recipe) -> Seen:
         """Build and run a case.
