@@ -2,7 +2,8 @@
 
 Each case that the target takes (`kvattn.testing.recorded_calls`) is judged by `kvattn.goldens.judge`, within the bounds
 of the target's arithmetic.  What the read-outs have found explains an answer where attention as they found it gives
-it, too; a case that fails beside faults of the same keywords is told in a note, and only what is left is a finding.
+it, too; a case that fails beside faults of the same keywords is told in a note, and only what is left is a finding,
+of the class that `kvattn.goldens.mistakes` has for what the answer is.
 
 A slow target is given some of each set of keywords, as many in all as drawn cases: no clock says which.
 """
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from kvattn.errors import ArgumentError
 from kvattn.goldens import Case, Judgement, judge
+from kvattn.goldens.mistakes import CLASSES
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.calls import Call
 from kvattn.testing.diagnosis import settling
@@ -72,8 +74,8 @@ def read_recorded(lab: Lab, most: int | None = None) -> Given:
     >>> lab = Lab(target_of(mine))
     >>> read_recorded(lab).failed
     ('dense/scale/zero',)
-    >>> lab.findings[0].parameters
-    {'golden': 'dense/scale/zero', 'mistake': '1/sqrt(D) all the same', 'flags': [], 'others': []}
+    >>> lab.findings[0].fault_class, lab.findings[0].parameters["mistake"]
+    ('scale', '1/sqrt(D) all the same')
     """
     fitted = [_fitted(lab, recipe) for recipe in recorded_calls().values()]
     taken = [recipe for recipe in fitted if recipe is not None and _plain_to(lab, recipe)]
@@ -197,7 +199,8 @@ def _tell(lab: Lab, failed: list[tuple[Recorded, Judgement]]) -> None:
         parameters = {"golden": case.name, "mistake": judgement.name, "flags": flags, "others": others}
         known = "".join(f" See {flag.name}: {flag.links[0]}." for flag in case.flags if flag.links)
         detail = f"Recorded case {judgement.detail}. {case.comment}{known}"
-        lab.findings.append(Finding("unclassified", "fault", parameters, detail, lab.line(recipe)))
+        fault_class = CLASSES.get(judgement.name, "unclassified")
+        lab.findings.append(Finding(fault_class, "fault", parameters, detail, lab.line(recipe)))
 
 
 def _some(names: list[str]) -> str:

@@ -69,6 +69,7 @@ def test_what_no_drawn_case_has_is_found_and_shown(
 ) -> None:
     report = check(function, cases=8)
     (finding,) = report.findings
+    assert (finding.fault_class, finding.kind) == ("unclassified", "fault")
     assert finding.parameters["golden"] == name
     assert finding.detail.startswith(f"Recorded case {name}: ")
     assert recorded_cases()[name].comment in finding.detail
@@ -91,7 +92,7 @@ def test_a_known_mistake_is_named_with_where_it_happened() -> None:
     lab = Lab(target_of(capped_last))
     assert read_recorded(lab).failed == ("dense/softcap/mask",)
     (finding,) = lab.findings
-    assert finding.parameters["mistake"] == "capped after the mask"
+    assert (finding.fault_class, finding.parameters["mistake"]) == ("softcap", "capped after the mask")
     assert finding.parameters["flags"] == ["OnnxSoftcapAfterMask"]
     assert "See OnnxSoftcapAfterMask: https://github.com/onnx/onnx/pull/7867." in finding.detail
 
@@ -169,11 +170,11 @@ def test_the_speed_is_that_of_the_target_and_not_that_of_the_check(monkeypatch: 
     waits = []
 
     def idle(lab: Lab) -> None:
-        waits.append(0.5)
+        waits.append(0.8)
         time.sleep(waits[-1])
         read[2](lab)
 
-    monkeypatch.setattr(checking, "SLOW", 0.005)
+    monkeypatch.setattr(checking, "SLOW", 0.01)
     monkeypatch.setattr(checking, "_STEPS", ((*read[:2], idle), *checking._STEPS[1:]))
     assert not check(RIGHT, cases=0).slow
     assert waits
