@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 import os
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 import numpy as np
 import pytest
 
 # One machine's clock is no property of the code: no deadlines, and slow draws are no failure.
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+# Phase.explain traces every line of what fails, ten times slower, and a mutant is meant to fail.
+_PHASES = [phase for phase in Phase if phase is not Phase.explain]
 settings.register_profile(
     "ci",
     max_examples=25,
@@ -17,9 +19,12 @@ settings.register_profile(
     database=None,
     deadline=None,
     print_blob=True,
+    phases=_PHASES,
     suppress_health_check=_SLOW,
 )
-settings.register_profile("deep", max_examples=1000, deadline=None, print_blob=True, suppress_health_check=_SLOW)
+settings.register_profile(
+    "deep", max_examples=1000, deadline=None, print_blob=True, phases=_PHASES, suppress_health_check=_SLOW
+)
 settings.load_profile(os.environ.get("KVATTN_PROFILE", "ci"))
 
 

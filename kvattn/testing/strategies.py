@@ -1,21 +1,25 @@
 """Hypothesis strategies: calls of attention functions, cuts, masks, and the cases of every variant.
 
-For the tests of other projects: `calls` with `kvattn.testing.calls.Call`, which knows its answer; `cuts` for
-anything that may be fed in pieces; `masks` for anything that takes a mask.  `cases` and `drawn` are what
+For the tests of other projects: `calls_for` a function, or `calls`, with `kvattn.testing.calls.Call`, which knows its
+answer; `cuts` for anything that may be fed in pieces; `masks` for anything that takes a mask.  `cases` and `drawn` are what
 ``kvattn check`` uses on the installation.  Needs the ``testing`` extra.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import time
+from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded_with
 from hypothesis import strategies as st
 
 from kvattn.testing.calls import Call
 from kvattn.testing.drawn_calls import FEATURES, call_of
 from kvattn.testing.installation import Outcome, broken
+from kvattn.testing.keywords import KEYWORDS
 from kvattn.testing.laws import Case, LawError
+from kvattn.testing.shapes import ANY, Shapes
+from kvattn.testing.targets import Target, target_of
 from kvattn.testing.zoo import ZOO
 from kvattn.testing.zoo.parts import cuts_of, mask_of
 from kvattn.typing import Mask
@@ -51,7 +55,10 @@ def calls(
     draw: st.DrawFn,
     features: Sequence[str] = FEATURES,
     dtype: str = "float64",
-    apart: Sequence[Sequence[str]] = (),
+    apart: Iterable[Iterable[str]] = (),
+    *,
+    shapes: Shapes = ANY,
+    mask_form: str = "boolean",
 ) -> Call:
     """Calls of an attention function that takes these keywords, two at least at once where there are two.
 
@@ -63,6 +70,10 @@ def calls(
         Element type of the arrays.
     apart
         Pairs of features that never come together.
+    shapes
+        Sizes that the function takes.
+    mask_form
+        How it takes a mask: ``"boolean"``, ``"additive"`` or ``"zero-one"``.
 
     Examples
     --------
@@ -74,7 +85,35 @@ def calls(
     ...     call.must_agree(call.run(attend))
     >>> agrees()
     """
-    return call_of(Drawn(draw), features, dtype, apart)
+    return call_of(Drawn(draw), features, dtype, apart, shapes=shapes, mask_form=mask_form)
+
+
+def calls_for(function: Callable[..., Any] | Target, dtype: str = "float64") -> st.SearchStrategy[Call]:
+    """Calls that a function takes: its keywords, and the sizes, the form of a mask and the pairs that it declares.
+
+    Parameters
+    ----------
+    function
+        Of the contract of `kvattn.testing.targets`, with its attributes.
+    dtype
+        Element type of the arrays.
+
+    Raises
+    ------
+    ArgumentError
+        Where it is not of the contract's form.
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> def attend(q, k, v, *, sinks=None): ...
+    >>> attend.head_dims = (64, 128)
+    >>> find(calls_for(attend), lambda call: "sinks" in call.options).q.shape
+    (1, 1, 1, 64)
+    """
+    target = function if isinstance(function, Target) else target_of(function)
+    features = tuple(name for name in KEYWORDS if name in target.features)
+    return calls(features, dtype, target.exclusive, shapes=target.shapes, mask_form=target.mask_form)
 
 
 @st.composite
@@ -121,7 +160,14 @@ def drawn(variant: str, law: str, examples: int, seed: int) -> Outcome:
     failing: list[tuple[str, list[int]]] = []  # the last one is the smallest: Hypothesis runs it once more in the end
 
     @seeded_with(seed)
-    @settings(max_examples=examples, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    # Without Phase.explain: it traces every line of every try, takes ten times as long, and nobody reads what it says.
+    @settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+    )
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         nonlocal tried
