@@ -94,14 +94,26 @@ class Call:
         """
         return self._built.options
 
-    def run(self, function: Callable[..., Any]) -> Any:
-        """Return ``function(q, k, v, **options)``.
+    def run(self, function: Callable[..., Any], **others: Any) -> Any:
+        """Return ``function(q, k, v, **options)``; what its floating-point arithmetic warns of is left alone.
 
+        Parameters
+        ----------
+        function
+            What to call.
+        **others
+            Keywords that it must have, with what they are where the call does not say.
+
+        Examples
+        --------
         >>> from kvattn.testing.diagnosis.recipe import Recipe, Sizes
-        >>> Call(Recipe(Sizes())).run(lambda q, k, v: "called")
-        'called'
+        >>> Call(Recipe(Sizes())).run(lambda q, k, v, causal: f"called with causal={causal}", causal=False)
+        'called with causal=False'
         """
-        return function(self.q, self.k, self.v, **self.options)
+        import numpy as np
+
+        with np.errstate(all="ignore"):
+            return function(self.q, self.k, self.v, **{**others, **self.options})
 
     @property
     def visible(self) -> "Visible":
@@ -114,6 +126,24 @@ class Call:
         from kvattn.testing.diagnosis.behaviour import Behaviour
 
         return Behaviour().visible(self._built)
+
+    def every_row_sees(self, behaviour: "Behaviour | None" = None) -> bool:
+        """Say whether every query sees a key.
+
+        Parameters
+        ----------
+        behaviour
+            Conventions of the function, as a check has found them; the contract's if None.
+
+        Examples
+        --------
+        >>> from kvattn.testing.diagnosis.recipe import Recipe, Sizes
+        >>> Call(Recipe(Sizes(T=1, S=2), options=(("mask", "np.zeros((1, 1, 1, 2), bool)"),))).every_row_sees()
+        False
+        """
+        from kvattn.testing.diagnosis.behaviour import Behaviour
+
+        return bool((Behaviour() if behaviour is None else behaviour).visible(self._built).any(-1).all())
 
     def expected(self, behaviour: "Behaviour | None" = None) -> "Attended":
         """Return output and log-sum-exp by the definition, in float64.
@@ -165,7 +195,8 @@ class Call:
         found
             Anything that NumPy can read; the weights of ``return_weights``, which come last, are left alone.
         arithmetic
-            Number formats of the function; plain arithmetic in the dtype of the call if None.
+            Number formats of the function; if None, plain arithmetic in the dtype of the call, its weights taken as
+            they are or as exp(score - lse).
         behaviour
             Conventions of the function, as a check has found them; the contract's if None.
 
@@ -185,11 +216,13 @@ class Call:
         """
         import numpy as np
 
-        near, wanted = self.bounds(arithmetic, behaviour), self.expected(behaviour)
+        near, wanted = self._within(arithmetic, behaviour), self.expected(behaviour)
         if self.options.get("return_weights") and isinstance(found, tuple) and len(found) > 1:
             found = found[:-1] if len(found) > 2 else found[0]
         out, lse = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
-        for name, got, right, most in (("out", out, wanted.out, near.worst), ("lse", lse, wanted.lse, near.lse_worst)):
+        larger = 1.0 if behaviour is None else max(1.0, abs(behaviour.lse_factor))
+        most_of_lse = larger * near.lse_worst
+        for name, got, right, most in (("out", out, wanted.out, near.worst), ("lse", lse, wanted.lse, most_of_lse)):
             if got is None:
                 continue
             read = np.asarray(got)
@@ -205,6 +238,14 @@ class Call:
                     f"{name}{list(place)} must be {right[place]:.12g} within {most[place]:.2g}, got {read[place]:.12g};"
                     f" {int((ratio > 0).sum())} of {ratio.size} elements are outside"
                 )
+
+    def _within(self, arithmetic: "Arithmetic | None", behaviour: "Behaviour | None") -> "Bounds":
+        from kvattn.testing.arithmetic import Arithmetic
+
+        dtype = self.recipe.dtype
+        if arithmetic is None and dtype in {"float64", "float32"}:
+            arithmetic = Arithmetic(dtype, merges=1)
+        return self.bounds(arithmetic, behaviour)
 
     def __repr__(self) -> str:
         return f"Call({self.recipe.call()}, where {self.recipe.code()})"

@@ -7,15 +7,13 @@ what the ones before have learned; then drawn cases that mix features, against
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-import importlib
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 import textwrap
 from typing import Any, Literal
 
 import numpy as np
 
-from kvattn.errors import ArgumentError, MissingExtraError
+from kvattn.errors import ArgumentError
 from kvattn.testing import kinds
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.diagnosis import (
@@ -51,7 +49,9 @@ from kvattn.testing.diagnosis.differential import Margin
 from kvattn.testing.diagnosis.finding import Finding, plain
 from kvattn.testing.diagnosis.lab import CONTRACT, Lab
 from kvattn.testing.diagnosis.raised import Misshapen, Refused, Untaken
+from kvattn.testing.drawn_calls import must_know
 from kvattn.testing.recorded import Given, read_recorded
+from kvattn.testing.shapes import ANY, Shapes
 from kvattn.testing.targets import Target
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -131,6 +131,10 @@ class Report:
         How the recorded cases went; None where none was given.
     slow
         Whether fewer calls were made, as they are slow.
+    shapes
+        Sizes that it takes, declared or found.
+    within
+        Arithmetic whose bounds every drawn case is within, or would be but for a fault; None where none was drawn.
 
     Examples
     --------
@@ -153,6 +157,8 @@ class Report:
     behaviour: Behaviour = CONTRACT
     recorded: Given | None = None
     slow: bool = False
+    shapes: Shapes = ANY
+    within: Arithmetic | None = None
 
     @property
     def verdict(self) -> Literal["pass", "convention", "fault"]:
@@ -322,10 +328,7 @@ def check(
     for name, number in numbers:
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise ArgumentError(f"{name} must be an integer >= 0, got {number!r}")
-    if dtype == "bfloat16":
-        if find_spec("ml_dtypes") is None:
-            raise MissingExtraError("ml_dtypes must be installed for dtype bfloat16, got no module ml_dtypes")
-        importlib.import_module("ml_dtypes")  # so that NumPy knows the name
+    must_know(dtype)
     target = kinds.load(target) if isinstance(target, str) else kinds.target_for(target)
     if not isinstance(target, Target):
         wanted = CASES if cases is None else cases
@@ -350,6 +353,8 @@ def check(
         behaviour=lab.behaviour,
         recorded=recorded,
         slow=lab.slow,
+        shapes=lab.shapes if lab.grouped else replace(lab.shapes, group_sizes=(1,)),
+        within=None if margin is None else lab.arithmetic,
     )
 
 

@@ -7,17 +7,20 @@ cases here, and so do the strategies of `kvattn.testing.strategies`.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+import importlib
+from importlib.util import find_spec
 from itertools import combinations
 from types import MappingProxyType
 
-from kvattn.errors import ArgumentError
+from kvattn.errors import ArgumentError, MissingExtraError
 from kvattn.testing.calls import Call
 from kvattn.testing.choices import Choices, pick
 from kvattn.testing.diagnosis.bends import BIAS
-from kvattn.testing.diagnosis.recipe import DRAWN, LOUD, RANDOM, TABLE, Recipe, Sizes
+from kvattn.testing.diagnosis.recipe import DRAWN, LOUD, MASK_FORMS, RANDOM, TABLE, Recipe, Sizes
 from kvattn.testing.diagnosis.sight import MASK
 from kvattn.testing.diagnosis.totals import SINKS
 from kvattn.testing.keywords import KEYWORDS, PLAIN, fed, whole
+from kvattn.testing.shapes import ANY, Shapes
 
 FEATURES = PLAIN
 """Keywords of the plain contract, which are drawn unless others are named."""
@@ -68,6 +71,7 @@ def recipe_of(
     long: bool | None = None,
     sparse: bool = True,
     least: int = 1,
+    shapes: Shapes = ANY,
 ) -> Recipe:
     """Make the recipe of a call, in float64.
 
@@ -85,6 +89,8 @@ def recipe_of(
         Whether a mask may leave a row with nothing to see.
     least
         The smallest window.
+    shapes
+        Sizes that may be given; boundaries stand at these.
 
     Examples
     --------
@@ -102,8 +108,8 @@ def recipe_of(
         queries = pick(choices, (1, keys, choices.integer(1, keys, "T")), "queries")
     width = pick(choices, (4, 3, 6, 8, 16, 24), "D")
     values = pick(choices, (width, 5, 7, 1), "Dv")
-    sizes = Sizes(batch, kv_heads * group, kv_heads, queries, keys, width, values)
     chosen = _mixed(choices, features, together)
+    sizes = shapes.fit(Sizes(batch, kv_heads * group, kv_heads, queries, keys, width, values), chosen)
     page = pick(choices, PAGES, "page") if "block_table" in chosen else PAGES[0]
     options = tuple((name, text_of(choices, name, sizes, sparse=sparse, least=least)) for name in chosen)
     scores = pick(choices, (DRAWN, DRAWN, DRAWN, LOUD), "scores")
@@ -157,8 +163,32 @@ def text_of(choices: Choices, name: str, sizes: Sizes, *, sparse: bool = False, 
     return TEXTS[name]
 
 
+def must_know(dtype: str) -> None:
+    """Make NumPy know an element type by its name: bfloat16 is ml_dtypes'.
+
+    Raises
+    ------
+    MissingExtraError
+        Where dtype is ``"bfloat16"`` and ml_dtypes is not installed.
+
+    Examples
+    --------
+    >>> must_know("float64")
+    """
+    if dtype == "bfloat16":
+        if find_spec("ml_dtypes") is None:
+            raise MissingExtraError("ml_dtypes must be installed for dtype bfloat16, got no module ml_dtypes")
+        importlib.import_module("ml_dtypes")
+
+
 def call_of(
-    choices: Choices, features: Iterable[str], dtype: str = "float64", apart: Iterable[Iterable[str]] = ()
+    choices: Choices,
+    features: Iterable[str],
+    dtype: str = "float64",
+    apart: Iterable[Iterable[str]] = (),
+    *,
+    shapes: Shapes = ANY,
+    mask_form: str = "boolean",
 ) -> Call:
     """Make a call.
 
@@ -172,11 +202,17 @@ def call_of(
         Element type of the arrays.
     apart
         Pairs of features that never come together.
+    shapes
+        Sizes that may be given.
+    mask_form
+        How a mask is written: ``"boolean"``, ``"additive"`` or ``"zero-one"``.
 
     Raises
     ------
     ArgumentError
-        A feature that is no keyword of the contract, or one without those that it needs.
+        A feature that is no keyword of the contract, or one without those that it needs; no such form of a mask.
+    MissingExtraError
+        Where dtype is ``"bfloat16"`` and ml_dtypes is not installed.
 
     Examples
     --------
@@ -194,9 +230,13 @@ v = r.standard_normal((1, 1, 1, 4)))
             if not {*need.split("|")} & {*known}:
                 words = need.replace("|", " or ")
                 raise ArgumentError(f"features must have {words} where they have {name}, got {name} alone")
+    if mask_form not in MASK_FORMS:
+        raise ArgumentError(f"mask_form must be one of {', '.join(MASK_FORMS)}, got {mask_form!r}")
+    must_know(dtype)
     never = {frozenset(pair) for pair in apart}
 
     def together(names: Sequence[str]) -> bool:
         return whole(names) and not any(frozenset(pair) in never for pair in combinations(names, 2))
 
-    return Call(replace(recipe_of(choices, known, together=together), dtype=dtype))
+    recipe = recipe_of(choices, known, together=together, shapes=shapes)
+    return Call(replace(recipe, dtype=dtype, mask_form=mask_form))

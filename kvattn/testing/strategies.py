@@ -1,8 +1,8 @@
 """Hypothesis strategies: calls of attention functions, cuts, masks, and the cases of every variant.
 
 For the tests of other projects: `calls_for` a function, or `calls`, with `kvattn.testing.calls.Call`, which knows its
-answer; `cuts` for anything that may be fed in pieces; `masks` for anything that takes a mask.  `cases` and `drawn` are what
-``kvattn check`` uses on the installation.  Needs the ``testing`` extra.
+answer; `cuts` for anything that may be fed in pieces; `masks` for anything that takes a mask.  `cases` and `drawn` are
+what ``kvattn check`` uses on the installation.  Needs the ``testing`` extra.
 """
 
 from collections.abc import Callable, Iterable, Sequence

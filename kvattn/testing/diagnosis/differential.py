@@ -71,7 +71,13 @@ def draw(lab: Lab, count: int) -> Iterator[Recipe]:
     for n in range(count):
         choices = Recorded(seed=lab.seed * 2**20 + n)
         drawn = recipe_of(
-            choices, known, together=lambda names: lab.can(*names), long=n % 8 == 7, sparse=sparse, least=least
+            choices,
+            known,
+            together=lambda names: lab.can(*names),
+            long=n % 8 == 7,
+            sparse=sparse,
+            least=least,
+            shapes=lab.shapes,
         )
         sizes = replace(drawn.sizes, Dv=drawn.sizes.D) if lab.same_width else drawn.sizes
         case = lab.case(sizes, drawn.scores, RANDOM, **dict(drawn.options))
