@@ -4,8 +4,10 @@ Nothing here knows how the numbers were computed; what reads them needs NumPy al
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 import difflib
+from functools import lru_cache
 import hashlib
 import json
 from pathlib import Path
@@ -219,11 +221,11 @@ def every_case(folder: Path) -> Iterator[Case]:
     >>> len({case.name for case in every_case(RECORDED)}) == len(list(every_case(RECORDED)))
     True
     """
-    manifests = [json.loads(content) for content in files(folder).values()]
-    successors = {c["supersedes"]: c["name"] for m in manifests for c in m["cases"] if c["supersedes"]}
-    for manifest in manifests:
-        for case in manifest["cases"]:
-            yield _case(case, manifest["notes"], successors.get(case["name"]))
+    every = [case for content in files(folder).values() for case in _cases_of(content)]
+    successors = {case.supersedes: case.name for case in every if case.supersedes}
+    for case in every:
+        parameters = MappingProxyType(deepcopy(dict(case.parameters)))  # lists in them are the caller's own
+        yield replace(case, parameters=parameters, superseded_by=successors.get(case.name))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -257,7 +259,14 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path: content for path, content in found.items() if "/" in path}
 
 
-def _case(written: Mapping[str, Any], notes: Mapping[str, Any], successor: str | None) -> Case:
+@lru_cache(maxsize=256)
+def _cases_of(content: bytes) -> tuple[Case, ...]:
+    """The cases of a manifest, which are read and checked once for the same bytes."""
+    manifest = json.loads(content)
+    return tuple(_case(case, manifest["notes"]) for case in manifest["cases"])
+
+
+def _case(written: Mapping[str, Any], notes: Mapping[str, Any]) -> Case:
     for part in ("inputs", "expected"):
         if digest(written[part]) != written[f"{part}Sha256"]:
             raise DamagedError(f"{part} of {written['name']} must have the digest that stands beside them, got another")
@@ -275,7 +284,7 @@ def _case(written: Mapping[str, Any], notes: Mapping[str, Any], successor: str |
         mistakes=MappingProxyType({name: _arrays(arrays) for name, arrays in written["mistakes"].items()}),
         bounds=MappingProxyType({name: x["bound"] for name, x in written["expected"].items() if "bound" in x}),
         dtypes=MappingProxyType({name: array["dtype"] for name, array in named.items()}),
-        superseded_by=successor,
+        superseded_by=None,
     )
 
 

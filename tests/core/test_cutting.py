@@ -1,14 +1,15 @@
 """The promise of the project: however a sequence is cut, stored, shared or rolled back, every bit is the same.
 
-One property over everything at once, on at least 2,000 drawn examples.  ``.ci/run`` repeats this file
-for every BLAS kernel that the machine has, without NumPy's SIMD, and with the ordered fallback.
+One property over everything at once, on at least 2,000 examples drawn from seeds, each by itself, where Hypothesis
+would spend most of them on neighbours of a few; it draws some too, 1,000 under ``KVATTN_PROFILE=deep``.  ``.ci/run``
+repeats this file for every BLAS kernel that the machine has, without NumPy's SIMD, and with the ordered fallback.
 """
 
 from collections.abc import Sequence
 import os
 from typing import NamedTuple
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from kvattn.core import streaming
 from kvattn.core.tiles import Tile, cut, score_rows
 from kvattn.masks import Causal, Chunked, Sink, Window
 from kvattn.positions import Alibi
-from kvattn.testing.choices import Choices, Recorded, numbers, pick
+from kvattn.testing.choices import Choices, Recorded, numbers, pick, reduced
 from kvattn.testing.laws import same_bits
 from kvattn.testing.strategies import Drawn
 from kvattn.typing import Array, Attended, Mask, Mod
@@ -58,15 +59,16 @@ class Sequences(NamedTuple):
 
 
 def sequences(choices: Choices) -> Sequences:
-    """Sizes that differ, and at least two features at once."""
+    """Sizes that differ, and at least two features at once; few heads where keys are many."""
     dtype = pick(choices, (np.float64, np.float32), "dtype")
-    batch, kv_heads, group = (choices.integer(1, 3, name) for name in ("B", "Hkv", "G"))
+    low, high = pick(choices, ((1, 40),) * 20 + ((250, 530),) * 3 + ((1020, 1040),), "long")  # around blocks and a span
+    length = choices.integer(low, high, "T")
+    most = 3 if length <= 40 else 2
+    batch, kv_heads, group = (choices.integer(1, most, name) for name in ("B", "Hkv", "G"))
     width, value_width = choices.integer(1, 20, "D"), choices.integer(1, 20, "Dv")
     wide = choices.integer(0, 11, "wide")
     if wide == 11:
         width, value_width = 64, 128
-    low, high = pick(choices, ((1, 40),) * 13 + ((250, 530),) * 2 + ((1020, 1040),), "long")  # around blocks and a span
-    length = choices.integer(low, high, "T")
     window = choices.integer(1, 12, "window")
     heads = kv_heads * group
     q = numbers(choices, (batch, heads, length, width), dtype, "q", spread=2.0)
@@ -132,19 +134,34 @@ def check(choices: Choices) -> None:
         same_bits(f"sequence {b}", Attended(*(part[b : b + 1] for part in together)), alone(drawn, b))
 
 
-@settings(max_examples=EXAMPLES)
+def broken(choices: Choices) -> str:
+    """What a drawn example breaks, or nothing."""
+    try:
+        check(choices)
+    except AssertionError as failure:
+        return str(failure)
+    return ""
+
+
+def test_no_cut_page_fork_rollback_or_batch_mate_moves_a_bit() -> None:
+    for seed in range(EXAMPLES):
+        choices = Recorded(seed=seed)
+        if broken(choices):
+            small = reduced(lambda attempt: bool(broken(attempt)), choices.made)
+            pytest.fail(f"check(Recorded({small})), seed {seed}: {broken(Recorded(small))}")
+
+
 @given(st.data())
-def test_no_cut_page_fork_rollback_or_batch_mate_moves_a_bit(data: st.DataObject) -> None:
+def test_hypothesis_finds_no_cut_that_moves_a_bit(data: st.DataObject) -> None:
     check(Drawn(data.draw))
 
 
-@settings(max_examples=100)
-@given(st.data())
-def test_the_same_with_the_ordered_fallback(data: st.DataObject) -> None:
+def test_the_same_with_the_ordered_fallback() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KVATTN_ARITHMETIC", "ordered")
         assert blas.is_ordered(np.float64, 8, 8)
-        check(Drawn(data.draw))
+        for seed in range(100):
+            check(Recorded(seed=seed))
 
 
 def test_threads_move_no_bit() -> None:

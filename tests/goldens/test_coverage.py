@@ -1,6 +1,8 @@
 """What the goldens cover: every row of the catalogue that computes attention, every incident, and in how many bytes."""
 
 from collections import Counter
+from collections.abc import Iterable
+from functools import cache
 import importlib.util
 from pathlib import Path
 import sys
@@ -31,7 +33,8 @@ COVERED = ("variants", "masks", "mods", "positions")
 """Groups of which every row needs a case or a reason."""
 
 
-def catalogue_rows() -> list[str]:
+@cache
+def catalogue_rows() -> tuple[str, ...]:
     spec = importlib.util.spec_from_file_location(
         "catalogue_of_goldens", ROOT / "docs" / "_extensions" / "catalogue.py"
     )
@@ -40,10 +43,10 @@ def catalogue_rows() -> list[str]:
     module: Any = importlib.util.module_from_spec(spec)
     sys.modules["catalogue_of_goldens"] = module  # its dataclass looks itself up
     spec.loader.exec_module(module)
-    return list(module.rows(ROOT))
+    return tuple(module.rows(ROOT))
 
 
-def uncovered(rows: list[str], covered: set[str]) -> list[str]:
+def uncovered(rows: Iterable[str], covered: set[str]) -> list[str]:
     wanted = [row for row in rows if row.partition("/")[0] in COVERED]
     return [row for row in wanted if row not in covered and row not in ELSEWHERE]
 
