@@ -103,7 +103,7 @@ class RefusesBorders(ChunkedLocal[Any]):
 )
 def test_a_wrong_one_is_rejected(wrong: type[ChunkedLocal[Any]], words: str) -> None:
     """The right one is driven by ``tests/testing/machines/test_serving.py``."""
-    said = complaint(storage(wrong), "truncate", "select")
+    said = complaint(storage(wrong), "truncate", "select", words=words)
     assert said
     assert words in said
 

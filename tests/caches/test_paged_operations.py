@@ -202,6 +202,12 @@ BAD = {
     "edge": refusal(
         holed, lambda c: c.truncate(8), RollbackError, "length must lie behind a token that is held, .* got 8"
     ),
+    "stranded": refusal(
+        lambda: Paged.start(PLACED, page=4).append(rows(1, 8)).release(4, 8).append(rows(1, 2)),
+        lambda c: c.commit(8, [1]),
+        RollbackError,
+        "length must lie behind a token that is held, .* got 8",
+    ),
     "new": refusal(two, lambda c: c.coming(-1), ArgumentError, "new must be an integer >= 0, got -1"),
 }
 

@@ -117,7 +117,7 @@ class RefusesWhatItPromised(Ring[Any]):
 )
 def test_a_wrong_one_is_rejected(wrong: type[Ring[Any]], words: str) -> None:
     """The right one is driven by ``tests/testing/machines/test_serving.py``."""
-    said = complaint(storage(wrong), "truncate")
+    said = complaint(storage(wrong), "truncate", words=words)
     assert said
     assert words in said
 

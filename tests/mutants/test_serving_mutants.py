@@ -364,7 +364,7 @@ WRONG: dict[str, tuple[Storage, str] | tuple[Storage, str, str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_cache_is_rejected(name: str) -> None:
     storage, words, *verbs = WRONG[name]
-    said = complaint(storage, *verbs)
+    said = complaint(storage, *verbs, words=words)
     assert said
     assert re.search(words, said)
 
@@ -390,7 +390,7 @@ def _without_a_cut(self: PrefixTrie[Any], origin: Any, tokens: Any) -> Any:
 def test_a_prefix_of_another_adapter_is_rejected(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for verb in ("remember", "longest"):
         monkeypatch.setattr(store, verb, _for_all_adapters(getattr(store, verb)))
-    assert "foreign" in complaint(storages.PAGED, "remember", "reuse")
+    assert "foreign" in complaint(storages.PAGED, "remember", "reuse", words="foreign")
 
 
 def test_a_hash_that_is_believed_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,7 +398,7 @@ def test_a_hash_that_is_believed_is_rejected(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         PrefixBlocks, "_payload", lambda self, parent, origin, first, tokens: repr((first, tokens)).encode()
     )
-    assert "foreign" in complaint(storages.PAGED, "remember", "reuse")
+    assert "foreign" in complaint(storages.PAGED, "remember", "reuse", words="foreign")
 
 
 def test_a_prefix_that_is_not_cut_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,7 +453,7 @@ def test_a_wrong_way_to_a_file_and_back_is_rejected(
     save: Any, restore: Any, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "FORMATS", {"npz": (save, restore)})
-    assert re.search(words, complaint(storages.PAGED, "save_and_restore", "select"))
+    assert re.search(words, complaint(storages.PAGED, "save_and_restore", "select", words=words))
 
 
 def test_memory_that_somebody_keeps_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:

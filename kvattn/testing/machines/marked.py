@@ -10,6 +10,7 @@ have written the same text and a prefix may be found again.  Rows are small whol
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,6 +112,14 @@ def marked(entries: Sequence[Entry], dtype: Any = np.float64, layer: int = 0) ->
     v[..., 6] += 1
     v[..., 9] = 1
     return KeyValue(k.astype(dtype), v.astype(dtype))
+
+
+@lru_cache(maxsize=256)  # a line is read again with every value that has it
+def _marked(entries: tuple[Entry, ...], dtype: Any, layer: int) -> KeyValue:
+    rows = marked(entries, dtype, layer)
+    for x in rows:
+        x.flags.writeable = False
+    return rows
 
 
 def whose(k: Array) -> list[tuple[int, int]]:
@@ -216,10 +225,10 @@ def compare(
 
 
 def _alike(line: Line, slots: Sequence[int], got: KeyValue, layer: int, slack: float) -> None:
-    entries: Any = [line.entries[slot] for slot in slots]
-    for name, x, y in zip("kv", got, marked(entries, got.k.dtype, layer), strict=True):
-        if x.shape != y.shape or not (np.abs(x - y) <= slack).all():
-            must(False, difference(line, slots, got.k) if name == "k" else _of_values(slots, x, y))
+    entries: Any = tuple(line.entries[slot] for slot in slots)
+    for name, x, y in zip("kv", got, _marked(entries, got.k.dtype, layer), strict=True):
+        if x.shape != y.shape or not (np.array_equal(x, y) if not slack else (np.abs(x - y) <= slack).all()):
+            raise AssertionError(difference(line, slots, got.k) if name == "k" else _of_values(slots, x, y))
 
 
 def _of_values(slots: Sequence[int], got: Array, wanted: Array) -> str:

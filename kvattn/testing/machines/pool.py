@@ -163,7 +163,8 @@ class PoolMachine(RuleBasedStateMachine):
         for handle, tokens in self.tokens.items():
             got = self.pool.rows(handle)
             for name, x, y, z in zip("kv", got, self.paged[handle].rows(), encode(self.schema, tokens), strict=True):
-                must(np.array_equal(x, y) and np.array_equal(x[0], z), f"{name} must hold tokens {tokens}, got {x[0]}")
+                if not (np.array_equal(x, y) and np.array_equal(x[0], z)):
+                    raise AssertionError(f"{name} must hold tokens {tokens}, got {x[0]}")
             table = self.pool.table(handle)
             must(len(table) == -(-len(tokens) // self.size), f"{len(tokens)} tokens must not take blocks {table}")
             listed.update(table)

@@ -365,7 +365,8 @@ def _check_summaries(cache: Any, sequence: int, line: Line) -> None:
             ("high", summary.high, block.max(1)),
             ("mean", summary.mean, block.sum(1) / block.dtype.type(block.shape[1])),
         ):
-            must(np.array_equal(got[:, n], wanted), f"{name} of block {n} must be {wanted}, got {got[:, n]}")
+            if not np.array_equal(got[:, n], wanted):
+                raise AssertionError(f"{name} of block {n} must be {wanted}, got {got[:, n]}")
 
 
 SUMMARIES = Storage(
@@ -460,9 +461,11 @@ def _check_state(cache: Any, sequence: int, line: Line) -> None:
     for length, state in cache.histories[sequence]:
         wanted = state_of(line.entries[:length], state.arrays[0].dtype)
         for got, x in zip(state.arrays, wanted, strict=True):
-            must(np.array_equal(got, x[0]), f"the state of {length} tokens must be {x[0]}, got {got}: another's")
+            if not np.array_equal(got, x[0]):
+                raise AssertionError(f"the state of {length} tokens must be {x[0]}, got {got}: another's")
     for got, x in zip(cache.state, state_of(line.entries, cache.state.s.dtype), strict=True):
-        must(np.array_equal(got[sequence], x[0]), f"the present state must be {x[0]}, got {got[sequence]}")
+        if not np.array_equal(got[sequence], x[0]):
+            raise AssertionError(f"the present state must be {x[0]}, got {got[sequence]}")
         must(not got.flags.writeable, "states must be read-only")
 
 
