@@ -19,7 +19,10 @@ Captured = pytest.CaptureFixture[str]
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "module_on_the_command_line.py").write_text(
         "from kvattn.testing.planted import Planted\n"
-        "good, bad = Planted(), Planted(extra_keys=1)\n"
+        "def good(q, k, v, *, causal=False, window=None):\n"
+        "    return Planted()(q, k, v, causal=causal, window=window)\n"
+        "def bad(q, k, v, *, causal=False, window=None):\n"
+        "    return Planted(extra_keys=1)(q, k, v, causal=causal, window=window)\n"
         "def loud(q, k, v, *, causal=False):\n    print('hello')\n    return good(q, k, v, causal=causal)\n"
         "import ctypes, os, sys\n"
         "os.write(1, b'imported')\n"

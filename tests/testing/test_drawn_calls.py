@@ -1,6 +1,7 @@
 """Drawn calls mix features, differ in their sizes, and stand at boundaries."""
 
 from collections import Counter
+import os
 
 import pytest
 
@@ -9,6 +10,9 @@ from kvattn.testing.choices import Recorded
 from kvattn.testing.drawn_calls import FEATURES, PAGES, call_of
 from kvattn.testing.planted import Planted
 from kvattn.testing.targets import KEYWORDS
+
+SOME = 1 if os.environ.get("KVATTN_PROFILE") == "deep" else 3
+"""CI compares every third of some calls."""
 
 
 def test_every_feature_is_a_keyword_of_the_contract() -> None:
@@ -49,7 +53,8 @@ def test_every_keyword_may_be_drawn_and_has_its_answer() -> None:
     seen: Counter[str] = Counter()
     for seed in range(150):
         call = call_of(Recorded(seed=seed), KEYWORDS)
-        call.must_agree(call.run(Planted()))
+        if seed % SOME == 0:
+            call.must_agree(call.run(Planted()))
         seen.update(call.options.keys())
     assert seen.keys() == {*KEYWORDS}
 
@@ -59,7 +64,7 @@ def test_pages_are_odd_and_one_and_larger_than_the_sequence() -> None:
     paged = [call for call in calls if "block_table" in call.options]
     assert {call.k.shape[2] for call in paged} == {*PAGES}
     assert any(call.k.shape[2] > call.options["lengths"].max() for call in paged)
-    for call in paged[:40]:
+    for call in paged[: 40 // SOME]:
         call.must_agree(call.run(Planted()))
 
 

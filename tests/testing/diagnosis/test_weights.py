@@ -1,5 +1,6 @@
 """The scale is read from log weights; scores that are no line of q·k are said to be none."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,8 @@ def test_a_scale_of_zero_is_a_scale() -> None:
 
 
 def test_a_scale_of_the_value_width_is_named_and_no_drawn_case_needs_it() -> None:
-    report = check(Planted(scale="1 / sqrt(Dv)", returns_lse=False), cases=8)
+    target = target_of(Planted(scale="1 / sqrt(Dv)", returns_lse=False))
+    report = check(replace(target, features=frozenset({"causal", "scale"})), cases=8)
     assert [(f.fault_class, f.parameters["rule"]) for f in report.findings] == [("scale", "1 / sqrt(Dv)")]
 
 
