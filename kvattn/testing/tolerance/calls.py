@@ -2,6 +2,7 @@
 
 Shapes: ``q [B, Hq, T, D]``, ``k [B, Hkv, S, D]``, ``v [B, Hkv, S, Dv]``; a block has `ROWS` rows of one head, fewer
 where ``rows · S`` would be above `BLOCK` numbers, so that nothing of the size ``T · S`` is ever held at once.
+Small heads may go together: NumPy takes as long to begin as to work on them.
 """
 
 from collections.abc import Iterator
@@ -21,12 +22,12 @@ BLOCK, ROWS = 1 << 17, 64
 
 
 class Rows(NamedTuple):
-    """Some rows of one head, and what they read.
+    """Some rows of one head, and what they read; of N heads, everything has N in front.
 
     Attributes
     ----------
     place
-        Where they stand in ``[B, Hq, T]``.
+        Where they stand in ``[B, Hq, T]``; of N heads, two arrays and a slice.
     q, k, v
         ``[R, D]``, ``[S, D]``, ``[S, Dv]``; keys and values that no row of the head sees are 0.
     seen
@@ -34,16 +35,27 @@ class Rows(NamedTuple):
     bias
         ``[R, S]``, 0 where there is none.
     sink
-        A logit, or None.
+        A logit ``[1, 1]``, or None.
     """
 
-    place: tuple[int, int, slice]
+    place: tuple[Any, Any, slice]
     q: Array
     k: Array
     v: Array
     seen: NDArray[np.bool_]
     bias: Array | None
-    sink: float | None
+    sink: Array | None
+
+    def apart(self) -> Iterator["Rows"]:
+        """Yield the rows of each head by itself.
+
+        >>> x = np.ones((1, 2, 3, 4))
+        >>> [rows.q.shape for rows in next(Call(x, x, x).blocks(heads=2)).apart()]
+        [(3, 4), (3, 4)]
+        """
+        for n, (b, h) in enumerate(zip(*self.place[:2], strict=True)):
+            arrays: list[Any] = [None if x is None else x[n] for x in self[1:]]
+            yield Rows((int(b), int(h), self.place[2]), *arrays)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,13 +126,15 @@ class Call:
         """
         return (*self.q.shape[:3], self.k.shape[2])
 
-    def blocks(self, take: int = 1 << 62) -> Iterator[Rows]:
+    def blocks(self, take: int = 1 << 62, heads: int = 1) -> Iterator[Rows]:
         """Yield the rows, some at a time.
 
         Parameters
         ----------
         take
             How many rows of each head at most, spread evenly; all, unless given.
+        heads
+            How many heads at most go together, if they have no more than `BLOCK` products of weights and values.
 
         Yields
         ------
@@ -133,19 +147,32 @@ class Call:
         >>> [len(rows.q) for rows in Call(x, x, x).blocks(take=8)]
         [8]
         """
-        batch, heads, length, count = self.pairs
+        batch, _, length, count = self.pairs
         step = max(1, -(-length // take))
         size = step * max(1, min(BLOCK // max(count, 1), ROWS))
-        for b in range(batch):
-            for h in range(heads):
-                group = h * self.k.shape[1] // heads
-                for first in range(0, length, size):
-                    yield self._rows((b, h, slice(first, min(first + size, length), step)), group)
+        each = max(1, min(heads, BLOCK // max(1, length * count * self.v.shape[3])))
+        if each > 1 and 0 < length <= size:
+            of_batch, of_heads = np.divmod(np.arange(batch * self.pairs[1]), self.pairs[1])
+            for first in range(0, len(of_heads), each):
+                some = slice(first, first + each)
+                yield self._rows((of_batch[some], of_heads[some], slice(0, length, step)))
+            return
+        for b, h in np.ndindex(self.pairs[:2]):
+            for first in range(0, length, size):
+                yield self._rows((b, h, slice(first, min(first + size, length), step)))
 
-    def _rows(self, place: tuple[int, int, slice], group: int) -> Rows:
+    def group(self, h: Any) -> Any:
+        """Return the key/value head of a query head, or of several.
+
+        >>> Call(np.ones((1, 4, 3, 8)), np.ones((1, 2, 5, 8)), np.ones((1, 2, 5, 7))).group(3)
+        1
+        """
+        return h * self.k.shape[1] // self.q.shape[1]
+
+    def _rows(self, place: tuple[Any, Any, slice]) -> Rows:
         b, h, _ = place
         q = self.q[place]
-        shape = (len(q), self.pairs[3])
+        shape = (*q.shape[:-1], self.pairs[3])
         seen: NDArray[np.bool_] = (
             np.ones(shape, np.bool_) if self.visible is None else np.array(self.visible[place], np.bool_)
         )
@@ -153,6 +180,6 @@ class Call:
         if bias is not None:
             seen = np.logical_and(seen, bias != -np.inf)
             bias = np.where(seen, bias, 0.0)
-        anybody = np.asarray(seen.any(axis=0))[:, None]
-        k, v = (np.where(anybody, x[b, group], 0.0) for x in (self.k, self.v))  # what nobody sees may be NaN
-        return Rows(place, q, k, v, seen, bias, None if self.sinks is None else float(self.sinks[h]))
+        anybody = np.asarray(seen.any(axis=-2))[..., None]
+        k, v = (np.where(anybody, x[b, self.group(h)], 0.0) for x in (self.k, self.v))  # what nobody sees may be NaN
+        return Rows(place, q, k, v, seen, bias, None if self.sinks is None else self.sinks[h][..., None, None])

@@ -67,8 +67,8 @@ def inexact(q: Array, k: Array, typical: Array, unit: float) -> Array:
     """
     _, exponent = np.frexp(2 * typical * unit)
     step = (exponent - 1).astype(np.int16)
-    first, second = lowest(q), np.ascontiguousarray(lowest(k).T)
+    first, second = lowest(q), np.ascontiguousarray(np.swapaxes(lowest(k), -1, -2))
     found, part = np.zeros(step.shape), 1 - 2.0 ** -np.arange(64)
-    for d in range(q.shape[1]):
-        found += part[np.clip(step - first[:, d, None] - second[None, d], 0, 63)]
+    for d in range(q.shape[-1]):
+        found += part[np.clip(step - first[..., d, None] - second[..., d, None, :], 0, 63)]
     return found

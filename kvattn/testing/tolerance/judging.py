@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kvattn.errors import ShapeError
 from kvattn.testing.arithmetic import FLOAT64, Arithmetic
 from kvattn.testing.formats import format_of
-from kvattn.testing.tolerance.bounding import Examined, examined
+from kvattn.testing.tolerance.bounding import HEADS, Examined, examined
 from kvattn.testing.tolerance.calls import Call
 from kvattn.testing.tolerance.limits import Limits
 from kvattn.testing.tolerance.mean_error import MeanError, mean_error
@@ -247,7 +247,7 @@ def _read(name: str, x: Any, shape: tuple[int, ...]) -> Array:
 def _gathered(call: Call, arithmetic: Arithmetic, shape: tuple[int, ...]) -> tuple[Limits, Limits]:
     out = Limits(*(np.zeros(shape) for _ in Limits._fields))
     logs = Limits(*(np.zeros(shape[:3]) for _ in Limits._fields))
-    for some in examined(call, arithmetic):
+    for some in examined(call, arithmetic, heads=HEADS):
         for whole, part in ((out, some.out), (logs, some.lse)):
             for into, values in zip(whole, part, strict=True):
                 into[some.rows.place] = values

@@ -17,7 +17,7 @@ class Limits(NamedTuple):
     Attributes
     ----------
     exact
-        ``[R, Dv]``, or ``[R]`` for the log-sum-exp, as exact as float64 has it.
+        ``[R, Dv]``, or ``[R]`` for the log-sum-exp, as exact as float64 has it; of N heads, N in front.
     statistical, worst
         The bounds, of the same shape.
     variance
@@ -45,15 +45,16 @@ def closed(limits: Limits, weights: Weights, largest: Array, arithmetic: Arithme
     array([[0.]])
     """
     exact, statistical, worst, variance, drift = limits
-    nothing = weights.empty if exact.ndim == 1 else weights.empty[:, None]
-    total, shift = (x[:, 0] if exact.ndim == 1 else x for x in (weights.total, weights.shift))
-    store = arithmetic.compute if exact.ndim == 1 else arithmetic.store
+    of_rows = exact.ndim < weights.p.ndim
+    nothing = weights.empty if of_rows else weights.empty[..., None]
+    total, shift = (x[..., 0] if of_rows else x for x in (weights.total, weights.shift))
+    store = arithmetic.compute if of_rows else arithmetic.store
     with np.errstate(invalid="ignore", over="ignore"):
-        sums = total * np.exp(shift) * np.maximum(largest, 1) * (1 + above(unit(arithmetic), weights.p.shape[1]))
+        sums = total * np.exp(shift) * np.maximum(largest, 1) * (1 + above(unit(arithmetic), weights.p.shape[-1]))
         beyond = (sums > format_of(arithmetic.accumulate).kind.largest) | np.isinf(shift)
         beyond = beyond | (np.abs(exact) + worst > format_of(store).kind.largest)
         worst = np.where(beyond | np.isnan(worst), np.inf, worst) * (1 + 1e-6)
-        most = total * np.maximum(np.abs(exact), 1) if exact.ndim > 1 else total
+        most = total * np.maximum(np.abs(exact), 1) if not of_rows else total
         certain = most > format_of(arithmetic.accumulate).kind.largest
         certain = certain | (np.abs(exact) > format_of(store).kind.largest)
         statistical = np.where(certain | np.isnan(statistical), np.inf, np.minimum(statistical, worst))

@@ -48,6 +48,7 @@ def logs(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Limits:
     >>> logs(weighed(Scores(s, 0 * s, 0 * s, s), a), none, a).exact
     array([0.69314718])
     """
+    shape, weights = weights.p.shape[:-1], weights.flat  # no row knows which head it is of
     u, u_sum = format_of(arithmetic.compute).roundoff, unit(arithmetic)
     u_p, tiny_sum = total_unit(arithmetic), underflow(arithmetic.accumulate)
     p, total, count = weights.p, weights.total[:, 0], weights.keys[:, 0]
@@ -88,7 +89,7 @@ def logs(weights: Weights, alike: Alike, arithmetic: Arithmetic) -> Limits:
         drift = -np.log1p(-np.minimum(total_sum.lost + lost, 1)) + (p * (each / 2 + weights.drift)).sum(1)
         statistical = SIGMAS * np.sqrt(variance) + drift + total_sum.together + u * np.abs(lse)
     found = Limits(weights.lse, statistical, error, variance, drift)
-    return closed(found, weights, np.zeros(()), arithmetic)
+    return Limits(*(x.reshape(shape) for x in closed(found, weights, np.zeros(()), arithmetic)))
 
 
 def _short(weights: Weights, mu_less: Array, g: Array) -> Array:

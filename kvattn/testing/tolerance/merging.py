@@ -50,7 +50,7 @@ def through_lse(weights: Weights, arithmetic: Arithmetic) -> Array:
     u = format_of(arithmetic.compute).roundoff
     with np.errstate(divide="ignore"):
         deep = -np.log(np.where(weights.p > 0, weights.p, 1.0))
-    lse = np.where(weights.empty, 0.0, weights.lse)[:, None]
+    lse = np.where(weights.empty, 0.0, weights.lse)[..., None]
     reach = 1 + np.abs(lse) + deep + np.log(np.maximum(weights.keys, 1))
     found: Array = arithmetic.merges * (4 * arithmetic.exp_ulp * u + above(u, 8)) * reach
     return found + added(weights, arithmetic)
@@ -81,7 +81,7 @@ def added(weights: Weights, arithmetic: Arithmetic) -> Array:
     if arithmetic.merges != 1:
         return np.zeros_like(weights.keys)
     u = format_of(arithmetic.compute).roundoff
-    lse = np.where(weights.empty, 0.0, weights.lse)[:, None]
+    lse = np.where(weights.empty, 0.0, weights.lse)[..., None]
     first = 1.25 * u * np.maximum(weights.keys - 1, 0) * (2 * arithmetic.exp_ulp + 1 + np.abs(lse))
     found: Array = np.where(first > 1 / 6, np.inf, first * np.exp(4 * np.minimum(first, 1)))  # [T16]
     return found
@@ -115,7 +115,7 @@ def merging(weights: Weights, v: Array, out: Array, arithmetic: Arithmetic) -> A
     exp_error = 2 * arithmetic.exp_ulp * u
     with np.errstate(divide="ignore"):
         deep = np.log(np.where(p > 0, p, 1.0))
-    lse = np.where(weights.empty, 0.0, weights.lse)[:, None]
+    lse = np.where(weights.empty, 0.0, weights.lse)[..., None]
     shared = u**2 * (2 * lse**2 + np.log(weights.total) ** 2) + 2 * exp_error**2
     if arithmetic.merges == 1:
         shared = shared + np.maximum(weights.keys - 1, 0) * (u**2 * (1 + np.abs(lse)) ** 2 + exp_error**2)  # [T16]

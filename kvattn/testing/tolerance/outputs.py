@@ -69,7 +69,7 @@ def mixed(weights: Weights, v: Array, alike: Alike, arithmetic: Arithmetic) -> L
     Parameters
     ----------
     weights
-        Of R rows, S' keys.
+        Of R rows, S' keys; of N heads, everything has N in front.
     v
         ``[S', Dv]``.
     alike
@@ -102,12 +102,13 @@ def mixed(weights: Weights, v: Array, alike: Alike, arithmetic: Arithmetic) -> L
     out = p @ v
     sums = summed(weights, v, out, alike, arithmetic)
 
-    less = weights.less.sum(axis=1, keepdims=True)
-    spread = np.maximum(v.max(0, initial=-np.inf) - out, out - v.min(0, initial=np.inf)) if len(v) else 0 * out
+    less = weights.less.sum(axis=-1, keepdims=True)
+    largest, smallest = v.max(-2, keepdims=True, initial=-np.inf), v.min(-2, keepdims=True, initial=np.inf)
+    spread = np.maximum(largest - out, out - smallest) if v.shape[-2] else 0 * out
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         moved = np.fmin(sums.moved / less, spread)  # [T11]
-        mean = np.fmin((p @ size + weights.more @ size) / less, size.max(0, initial=0.0))
-        converted = np.fmin((p @ dv + weights.more @ dv) / less, dv.max(0, initial=0.0))
+        mean = np.fmin((p @ size + weights.more @ size) / less, size.max(-2, keepdims=True, initial=0.0))
+        converted = np.fmin((p @ dv + weights.more @ dv) / less, dv.max(-2, keepdims=True, initial=0.0))
         additions = path(count, arithmetic) + again
         nu = (1 + u_p) * (1 + above(u_sum, additions + 1)) * (1 + above(u, 3)) - 1  # [T13]
         mu = (1 + u_total) * (1 + above(u_sum, additions)) - 1  # [T14]
@@ -117,7 +118,7 @@ def mixed(weights: Weights, v: Array, alike: Alike, arithmetic: Arithmetic) -> L
         slack = np.exp(weights.shift) * (1 + nu)
         per_key = tiny_sum * (1 + 1 / total) if divided_first(arithmetic) else tiny_sum / total
         lost = weights.absolute @ size + (count + again) * per_key
-        lost_total = weights.absolute.sum(axis=1, keepdims=True) + again * tiny_sum / total
+        lost_total = weights.absolute.sum(axis=-1, keepdims=True) + again * tiny_sum / total
         f, g = slack * lost, slack * lost_total
         rest = 1 - mu_less - g
         away = nu * mean + (1 + nu) * (merged + converted) + f + (mu + g) * (np.abs(out) + moved)
@@ -136,9 +137,10 @@ def mixed(weights: Weights, v: Array, alike: Alike, arithmetic: Arithmetic) -> L
     gone, few = products(p * base, weights.mixed.over(1 / base), v, arithmetic)  # [S11]
     variance = variance + (alike.mixed(weights.mixed.chance, v) + few / base**2) / 3  # [S11]
     known = gone / base + np.abs(weights.mixed.known @ v).max(0)  # [S11]
-    known = known + np.abs(weights.added.known.sum(2, keepdims=True)).max(0) * np.abs(out)
+    known = known + np.abs(weights.added.known.sum(-1, keepdims=True)).max(0) * np.abs(out)
     rescaling = weights.again * tiny_sum / total * (1 + np.abs(out))
     drift = sums.lost + np.fmin(sums.second, spread) + known + rescaling
     statistical = SIGMAS * np.sqrt(variance) + drift + sums.together + whole
     everything = variance + (u_store * out) ** 2 / 3
-    return closed(Limits(out, statistical, worst, everything, drift), weights, np.abs(v).max(0, initial=0), arithmetic)
+    found = Limits(out, statistical, worst, everything, drift)
+    return closed(found, weights, np.abs(v).max(-2, keepdims=True, initial=0), arithmetic)

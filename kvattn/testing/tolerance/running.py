@@ -68,6 +68,10 @@ class Alike(NamedTuple):
         return found
 
 
+NO_COPIES = Alike(np.array(-1), np.array(False))
+"""Of any keys that are all different."""
+
+
 class Sums(NamedTuple):
     """What becomes of the sums of some rows, ``[R, Dv]`` each, in units of the total.
 
@@ -98,7 +102,7 @@ def summed(weights: Weights, v: Array, out: Array, alike: Alike, arithmetic: Ari
     Parameters
     ----------
     weights, v, out
-        Of R rows and S' keys; ``[S', Dv]``, ``[R, Dv]``.
+        Of R rows and S' keys; ``[S', Dv]``, ``[R, Dv]``; of N heads, everything has N in front.
     alike
         Copies among the keys.
     arithmetic
@@ -120,57 +124,58 @@ def summed(weights: Weights, v: Array, out: Array, alike: Alike, arithmetic: Ari
     True
     """
     p, u, u_p = weights.p, unit(arithmetic), weight_unit(arithmetic)
-    rows, width = out.shape
+    rows, width = out.shape[-2:]
     copied, share = alike.keys >= 0, 1 - 0.5 / arithmetic.sum_ulp
     each = np.where(copied, 0.0, weights.variance) + weights.later
     alone = np.where(copied, 0.0, weights.rounded)
     few = np.minimum(each, 40.0)
-    moments = np.exp(few) * np.expm1(few) * np.exp(2 * (p**2 * few).sum(1, keepdims=True))
-    widest = np.maximum(v.max(0, initial=0.0) - out, out - v.min(0, initial=0.0))  # a mean stays among its values
+    moments = np.exp(few) * np.expm1(few) * np.exp(2 * (p**2 * few).sum(-1, keepdims=True))
+    ends = v.max(-2, keepdims=True, initial=0.0), v.min(-2, keepdims=True, initial=0.0)
+    widest = np.maximum(ends[0] - out, out - ends[1])  # a mean stays among its values
     variance = np.minimum(np.maximum(_about(p**2 * moments, v, out), 0), widest**2)  # [S3]
     variance = variance + LOOSE * u_p**2 / 3 * (alone**2 @ v**2)  # [S4]
     second = _shifted(weights, v, out)
     moved, lost, cut, together, running = (np.zeros_like(out) for _ in range(5))
     root, in_order, pairs = np.sqrt(3 / LOOSE), arithmetic.order == "sequential", alike.pairs.any()
-    columns, begun = np.ascontiguousarray(v.T), np.zeros(out.shape, np.bool_)
+    columns, begun = np.ascontiguousarray(np.swapaxes(v, -1, -2))[..., None, :, :], np.zeros(out.shape, np.bool_)
     step = max(1, CHUNK // max(1, rows * width))
-    for first in range(0, len(v), step):
+    for first in range(0, v.shape[-2], step):
         some = slice(first, first + step)
-        away = np.abs(columns[:, some] - out[:, :, None])  # [R, Dv, keys]
-        moved += (away @ weights.more[:, some, None])[:, :, 0]  # [T11]
+        away = np.abs(columns[..., some] - out[..., None])  # [R, Dv, keys]
+        moved += (away @ weights.more[..., some, None])[..., 0]  # [T11]
         if not in_order:
             continue
-        x = p[:, None, some] * columns[:, some]
-        sums = np.cumsum(x, axis=2)
-        sums += running[:, :, None]
-        running = sums[:, :, -1].copy()
+        x = p[..., None, some] * columns[..., some]
+        sums = np.cumsum(x, axis=-1)
+        sums += running[..., None]
+        running = sums[..., -1].copy()
         np.abs(sums, out=sums)
         sums *= u
         if not begun.all():  # what is added to 0 is added without error
-            sums *= np.cumsum(x != 0, axis=2) + begun[:, :, None] > 1
-            begun |= (x != 0).any(axis=2)
+            sums *= np.cumsum(x != 0, axis=-1) + begun[..., None] > 1
+            begun |= (x != 0).any(axis=-1)
         size = np.abs(x, out=away)
         if pairs:
             together += np.minimum(sums, size)[:, :, alike.pairs[some]].sum(2)  # [S10]
         if share:
             sums *= x != 0
-            cut += sums.sum(2)
+            cut += sums.sum(-1)
         else:
-            lost += _caught(x, size, sums, weights.total[:, :, None])  # [S6]
+            lost += _caught(x, size, sums, weights.total[..., None])  # [S6]
             size *= root
             np.minimum(sums, size, out=sums)
-        variance += LOOSE * (1 - share) ** 2 * np.einsum("rck,rck->rc", sums, sums) / 3  # [S5]
-    totals = additions(weights, alike, arithmetic)
+        variance += LOOSE * (1 - share) ** 2 * np.einsum("...k,...k->...", sums, sums) / 3  # [S5]
+    totals = Total(*(x.reshape(*out.shape[:-1], 1) for x in additions(weights.flat, alike, arithmetic)))
     if not in_order:
-        variance += LOOSE * u**2 / 3 * (float(path(len(v), arithmetic)) * (p**2 @ v**2) + 2 * out**2)
-    lost = np.abs(lost) + cut + totals.lost[:, None] * np.abs(out)
+        variance += LOOSE * u**2 / 3 * (float(path(v.shape[-2], arithmetic)) * (p**2 @ v**2) + 2 * out**2)
+    lost = np.abs(lost) + cut + totals.lost * np.abs(out)
     deviation = p * np.sqrt(weights.variance)
     for same in alike.sets():
         variance += (deviation[:, same] @ v[same] - deviation[:, same].sum(1, keepdims=True) * out) ** 2  # [S7]
         variance += LOOSE * u_p**2 / 3 * (weights.rounded[:, same] @ v[same]) ** 2  # [S4]
-    variance = variance + totals.variance[:, None] * out**2
-    together = together + totals.together[:, None] * np.abs(out)
-    rest = 1 - np.minimum(totals.lost, 1)[:, None]
+    variance = variance + totals.variance * out**2
+    together = together + totals.together * np.abs(out)
+    rest = 1 - np.minimum(totals.lost, 1)
     with np.errstate(divide="ignore", invalid="ignore"):  # what is divided by less than the total grows
         second, lost, together = (np.where(rest > 0, x / rest, np.inf) for x in (second, lost, together))
         variance = np.where(rest > 0, variance / rest**2, np.inf)  # [S6]
@@ -256,14 +261,14 @@ def _shifted(weights: Weights, v: Array, out: Array) -> Array:
     p, found = weights.p, np.zeros_like(out)
     both = np.expm1(np.minimum(weights.variance + weights.later, 100.0) / 2)
     for weight in (p * both, 2 * p**2 * both):  # exp(τ), which is convex; and with the total
-        found += np.abs(weight @ v - weight.sum(1, keepdims=True) * out)
+        found += np.abs(weight @ v - weight.sum(-1, keepdims=True) * out)
     around = p * weights.drift
     if around.any():
-        found += np.sqrt(np.maximum(_about(around, v, out), 0) * around.sum(1, keepdims=True))
+        found += np.sqrt(np.maximum(_about(around, v, out), 0) * around.sum(-1, keepdims=True))
     return found
 
 
 def _about(weight: Array, v: Array, out: Array) -> Array:
     """``Σ_j weight_j (v_j - o)²``, by products of matrices."""
-    found: Array = weight @ v**2 - 2 * out * (weight @ v) + out**2 * weight.sum(1, keepdims=True)
+    found: Array = weight @ v**2 - 2 * out * (weight @ v) + out**2 * weight.sum(-1, keepdims=True)
     return found

@@ -38,7 +38,7 @@ STRAY = 0.7 - 3 * math.pi / 16
 
 
 class Scores(NamedTuple):
-    """Scores of some rows, the sink's first where there is one.
+    """Scores of some rows, the sink's first where there is one; of N heads, everything has N in front.
 
     Attributes
     ----------
@@ -90,20 +90,20 @@ def scored(rows: Rows, call: Call, arithmetic: Arithmetic) -> Scores:
     (array([2., 2., 2.]), True)
     """
     q, k = rows.q, rows.k
-    width = q.shape[1]
+    width, turned = q.shape[-1], np.swapaxes(k, -1, -2)
     assert call.scale is not None
     scale, size = call.scale, abs(call.scale)
     u, u_sum = format_of(arithmetic.compute).roundoff, unit(arithmetic)
     tiny, tiny_sum = underflow(arithmetic.compute), underflow(arithmetic.accumulate)
 
-    dot = q @ k.T  # [R, S]
-    terms, squares = np.abs(q) @ np.abs(k).T, q**2 @ (k**2).T
-    dq, dk = conversion(q, arithmetic.inputs), conversion(k, arithmetic.inputs)
-    moved = dq @ np.abs(k).T + (np.abs(q) + dq) @ dk.T  # [T4]
+    dot = q @ turned  # [R, S]
+    terms, squares = np.abs(q) @ np.abs(turned), q**2 @ turned**2
+    dq, dk = conversion(q, arithmetic.inputs), conversion(turned, arithmetic.inputs)
+    moved = dq @ np.abs(turned) + (np.abs(q) + dq) @ dk  # [T4]
 
     additions = path(width, arithmetic)
     rounded = (1 + above(u_sum, additions + 1)) * (1 + above(u, 4)) - 1  # [T5]
-    lost = width * tiny_sum + 4 * tiny + tiny * (np.abs(q).sum(1)[:, None] + np.abs(k).sum(1))  # [T3]
+    lost = width * tiny_sum + 4 * tiny + tiny * (np.abs(q).sum(-1)[..., None] + np.abs(k).sum(-1)[..., None, :])  # [T3]
     raw = moved + rounded * (terms + moved) + lost * (1 + rounded)
     reach = np.maximum((terms + raw), size * (terms + raw))
     s = scale * dot
@@ -149,12 +149,12 @@ def scored(rows: Rows, call: Call, arithmetic: Arithmetic) -> Scores:
     exact = np.where(rows.seen, s, -np.inf)
     error, variance, slope, drift = (np.where(rows.seen, x, 0.0) for x in (error, variance, slope, drift))
     if rows.sink is not None:  # one key more, whose value is 0
-        sink = np.full((len(q), 1), rows.sink)
+        sink = np.broadcast_to(rows.sink, (*q.shape[:-1], 1))
         ds = conversion(sink, arithmetic.compute)
-        exact = np.concatenate([sink, exact], axis=1)
-        error = np.concatenate([ds + above(u, 3) * (np.abs(sink) + ds), error], axis=1)  # [T9]
-        variance = np.concatenate([(u * binade(sink)) ** 2 / 3, variance], axis=1)
-        slope, drift = (np.concatenate([np.zeros_like(sink), x], axis=1) for x in (slope, drift))
+        exact = np.concatenate([sink, exact], axis=-1)
+        error = np.concatenate([ds + above(u, 3) * (np.abs(sink) + ds), error], axis=-1)  # [T9]
+        variance = np.concatenate([(u * binade(sink)) ** 2 / 3, variance], axis=-1)
+        slope, drift = (np.concatenate([np.zeros_like(sink), x], axis=-1) for x in (slope, drift))
     error = np.where(np.isneginf(exact), 0.0, error)
     variance = np.where(np.isneginf(exact), 0.0, variance)
     return Scores(exact, error, variance, slope, drift, rows.sink is not None)

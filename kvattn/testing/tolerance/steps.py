@@ -136,18 +136,20 @@ def products(weights: Array, steps: Steps, v: Array, arithmetic: Arithmetic) -> 
     >>> round(float(known[0, 0] * 2.0**24), 9), float(squares[0, 0] * 2.0**48)
     (40.0, 25.0)
     """
-    known, squares = np.zeros((len(weights), v.shape[1])), np.zeros((len(weights), v.shape[1]))
+    shape = (*weights.shape[:-1], v.shape[-1])
+    known, squares = np.zeros(shape), np.zeros(shape)
     if format_of(arithmetic.accumulate).kind.bias >= 127:  # wide enough for whatever weights and values are
         return known, squares
     near = weights + steps.known
-    for channel, column in enumerate(v.T):
+    for channel in range(v.shape[-1]):
+        column = v[..., None, :, channel]
         x = weights * column
         below = (np.abs(x) < normal(arithmetic.accumulate)) & (x != 0)
         if below.any():
             off = [_stepped(w * column, arithmetic.accumulate, at) for w, at in zip(near, SCALES, strict=True)]
-            known[:, channel] = np.abs(np.where(below, off, 0.0).sum(2)).max(0)
+            known[..., channel] = np.abs(np.where(below, off, 0.0).sum(-1)).max(0)
             most = np.minimum(np.abs(x), underflow(arithmetic.accumulate))
-            squares[:, channel] = (np.where(below, most, 0.0) ** 2).sum(1)
+            squares[..., channel] = (np.where(below, most, 0.0) ** 2).sum(-1)
     return known, squares
 
 

@@ -15,7 +15,7 @@ The variance of τ is that of the score, of the shift, and of exp; the largest s
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from kvattn.typing import Array, Visible
 
 class Weights(NamedTuple):
     """Weights of some rows, as exact as float64 has them, and their errors; ``S'`` keys, the sink included.
+
+    Of N heads, everything has N in front.
 
     Attributes
     ----------
@@ -82,7 +84,7 @@ class Weights(NamedTuple):
         >>> Weights(*([np.ones((1, 1))] * 10), np.zeros((1, 1))).empty
         array([ True])
         """
-        return np.asarray(self.keys[:, 0] == 0)
+        return np.asarray(self.keys[..., 0] == 0)
 
     @property
     def lse(self) -> Array:
@@ -92,8 +94,24 @@ class Weights(NamedTuple):
         >>> Weights(one, one, one, one, one, one, one, 0 * one, 2 * one, one, one).lse
         array([0.69314718])
         """
-        found: Array = np.where(self.empty, -np.inf, (self.top + np.log(self.total))[:, 0])
+        found: Array = np.where(self.empty, -np.inf, (self.top + np.log(self.total))[..., 0])
         return found
+
+    @property
+    def flat(self) -> "Weights":
+        """The rows of all heads, one below the other.
+
+        >>> Weights(*([np.ones((2, 3, 1))] * 11)).flat.keys.shape
+        (6, 1)
+        """
+        count = math.prod(self.p.shape[:-1])
+
+        def below(x: Array) -> Array:
+            return x if x.ndim <= 2 else x.reshape(*x.shape[: -self.p.ndim], count, x.shape[-1])
+
+        arrays: dict[str, Any] = {name: below(getattr(self, name)) for name in self._fields[:-2]}
+        mixed, added = (Steps(below(x.known), below(x.chance)) for x in self[-2:])
+        return Weights(**arrays, mixed=mixed, added=added)
 
 
 def divided_first(arithmetic: Arithmetic) -> bool:
@@ -129,15 +147,15 @@ def weighed(scores: Scores, arithmetic: Arithmetic) -> Weights:
     """
     s, error = scores.exact, scores.worst
     u = format_of(arithmetic.compute).roundoff
-    top = s.max(axis=1, keepdims=True, initial=-np.inf)
+    top = s.max(axis=-1, keepdims=True, initial=-np.inf)
     top = np.where(np.isneginf(top), 0.0, top)
     hidden = np.isneginf(s)
     a = np.exp(s - top)
-    total = a.sum(axis=1, keepdims=True)
-    count = np.asarray((~hidden).sum(axis=1, keepdims=True), np.float64)
+    total = a.sum(axis=-1, keepdims=True)
+    count = np.asarray((~hidden).sum(axis=-1, keepdims=True), np.float64)
     total = np.where(count == 0, 1.0, total)
     depth = np.where(hidden, 0.0, top - s)
-    shift = error.max(axis=1, keepdims=True, initial=0.0)
+    shift = error.max(axis=-1, keepdims=True, initial=0.0)
 
     exp_error = 2 * arithmetic.exp_ulp * u
     each = -math.log1p(-exp_error) if exp_error < 1 else math.inf
