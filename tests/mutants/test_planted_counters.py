@@ -18,7 +18,8 @@ from kvattn.testing.counter_targets import counter_target_of
 from kvattn.testing.diagnosis.finding import Finding
 from kvattn.testing.planted_counters import PlantedBytes, PlantedFlops, visible
 
-SOME = 1 if os.environ.get("KVATTN_PROFILE") == "deep" else 4
+DEEP = os.environ.get("KVATTN_PROFILE") == "deep"
+SOME, CASES = (1, 40) if DEEP else (4, 12)
 
 
 class Mutant(NamedTuple):
@@ -246,7 +247,7 @@ BYTES = {
 
 
 def called(mutant: Mutant) -> list[Finding]:
-    return look(counter_target_of(mutant.counter), cases=40)[0].findings
+    return look(counter_target_of(mutant.counter), cases=CASES)[0].findings
 
 
 def named(mutant: Mutant, findings: list[Finding]) -> bool:

@@ -1,5 +1,7 @@
 """Correct attention in any stated arithmetic is never called wrong: 1,000 draws for each preset in the deep profile.
 
+CI draws 25 for each, and 40 calls, where the deep profile has 100, to be called wrong where they are.
+
 KVATTN_PROFILE=deep pytest tests/testing/test_no_false_alarm.py -k never_fails --hypothesis-show-statistics
 """
 
@@ -7,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+import os
 from typing import Any, NamedTuple
 
 from hypothesis import Phase, event, given, seed, settings
@@ -24,6 +27,7 @@ from kvattn.testing.tolerance import Bounds, Verdict, bounds, judge
 from kvattn.typing import Array, Attended
 
 PRESETS = {name: value for name, value in vars(presets).items() if isinstance(value, Arithmetic)}
+COUNT = 100 if os.environ.get("KVATTN_PROFILE") == "deep" else 40
 
 
 class Drawn(NamedTuple):
@@ -145,10 +149,10 @@ def test_correct_attention_never_fails(name: str, data: st.DataObject) -> None:
 
 def test_the_verdict_says_the_same() -> None:
     """But where the errors of all elements lean one way, which is suspect too."""
-    for case in examples(60):
+    for case in examples(COUNT):
         word, verdict = graded(case), judged(case)
         assert verdict.word == word or (verdict.mean.leans and (word, verdict.word) == ("pass", "suspect"))
-    wrong = [case._replace(arithmetic=Arithmetic("float32")) for case in examples(60)]
+    wrong = [case._replace(arithmetic=Arithmetic("float32")) for case in examples(COUNT)[::2]]
     for case in wrong:
         assert (graded(case, next_value(case)) == "fail") == (judged(case, next_value(case)).word == "fail")
 
@@ -175,9 +179,9 @@ def test_an_exp_as_poor_as_stated_never_fails(lean: str, data: st.DataObject) ->
 
 def test_suspects_are_rare() -> None:
     """Eight standard deviations and what is known to be systematic leave almost nothing."""
-    words = Counter(judged(case).word for case in examples(100))
+    words = Counter(judged(case).word for case in examples(COUNT))
     assert words["fail"] == 0
-    assert words["suspect"] <= 5
+    assert words["suspect"] <= COUNT / 20
 
 
 @cache
@@ -199,7 +203,7 @@ def examples(count: int) -> list[Drawn]:
 def test_an_arithmetic_stated_better_than_it_is_fails(better: str, worse: str) -> None:
     """The bounds are those of the statement: what computes worse is called wrong in most calls."""
     caught = 0
-    for case in (cases := examples(100)):
+    for case in (cases := examples(COUNT)):
         slow = emulate(*case.arrays, arithmetic=Arithmetic(worse), **case.options)
         caught += judged(case, slow, Arithmetic(better)).word == "fail"
     assert caught > len(cases) / 2
@@ -227,6 +231,6 @@ def one_more_in_the_total(case: Drawn) -> Attended:
 @pytest.mark.parametrize("fault", [halved_scale, next_value, one_more_in_the_total])
 def test_wrong_attention_fails_in_float32(fault: Callable[[Drawn], Attended]) -> None:
     """So that a verdict that never fails would not do."""
-    cases = [case._replace(arithmetic=Arithmetic("float32")) for case in examples(100)]
+    cases = [case._replace(arithmetic=Arithmetic("float32")) for case in examples(COUNT)]
     caught = sum(judged(case, fault(case)).word == "fail" for case in cases)
     assert caught > len(cases) / 2
