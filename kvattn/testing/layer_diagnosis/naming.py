@@ -134,7 +134,12 @@ def _single(
 
 def _better(bench: LayerBench, reading: Any, cases: Sequence[Ran], enough: float) -> bool:
     """Say whether a reading gives what came out, and far more closely than what is known by now."""
-    return all(error(bench, reading, one) <= min(bench.limit(one[0], one[1]), enough) for one in cases)
+    return all(_near(bench, reading, one, enough) for one in cases)
+
+
+def _near(bench: LayerBench, reading: Any, one: Ran, enough: float) -> bool:
+    off = error(bench, reading, one)
+    return off <= enough and off <= bench.limit(one[0], one[1])
 
 
 def _fitted(bench: LayerBench, fit: Fit, cases: Sequence[Ran], enough: float) -> Change | None:
