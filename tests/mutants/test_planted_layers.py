@@ -759,5 +759,5 @@ def test_a_planted_fault_is_named_in_float32(name: str) -> None:
     fault = next(f for f in bench.findings if f.kind == "fault")
     assert fault.fault_class == fault_class, bench.findings
     for key, value in parameters.items():
-        found = fault.parameters.get(key)
-        assert found == (pytest.approx(value, rel=1e-2) if isinstance(value, (float, list)) else value), fault
+        numbers = isinstance(value, float) or (isinstance(value, list) and isinstance(value[0], float))
+        assert fault.parameters.get(key) == (pytest.approx(value, rel=1e-2) if numbers else value), fault
