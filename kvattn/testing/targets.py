@@ -55,7 +55,7 @@ ADAPTERS: Mapping[str, str] = {
 
 Returned: TypeAlias = NDArray[Any]
 
-_NEUTRAL = {"causal": False, "alibi": False, "training": False, "return_weights": False, "dropout": 0.0, "splits": 1}
+NEUTRAL = {"causal": False, "alibi": False, "training": False, "return_weights": False, "dropout": 0.0, "splits": 1}
 """Values of required keywords that leave a call plain; None for the others."""
 
 
@@ -129,7 +129,7 @@ class Target:
         RuntimeError
             Where the function left the program.
         """
-        neutral = {name: _NEUTRAL.get(name) for name in self.required}
+        neutral = {name: NEUTRAL.get(name) for name in self.required}
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             try:

@@ -1,19 +1,27 @@
 """The written test file runs: it passes for what is right, and fails for what is wrong."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 import subprocess
 import sys
+from typing import Any
 
+from hypothesis import Phase
 import pytest
 
 from kvattn.cli import main
 from kvattn.errors import ArgumentError
-from kvattn.testing.checking import check
-from kvattn.testing.targets import load, target_of
+from kvattn.testing.arithmetic import BFLOAT16_TENSOR_CORE, Arithmetic
+from kvattn.testing.calls import DisagreementError
+from kvattn.testing.checking import Report, check
+from kvattn.testing.keywords import KEYWORDS
+from kvattn.testing.targets import Target, load, target_of
 from kvattn.testing.writing import new_file, text_of
 
+ROOT = Path(__file__).parents[2]
 LOADED = any(point.value == "kvattn.pytest_plugin" for point in entry_points(group="pytest11"))
 MINE = """
 from kvattn.testing.planted import Planted
@@ -45,7 +53,7 @@ def test_for_what_is_right_it_passes(tmp_path: Path) -> None:
     code, output, text = outcome(tmp_path, "")
     assert code == 0, output
     assert "2 passed" in output
-    assert "FEATURES = ('causal', 'window', 'scale')" in text
+    assert 'FEATURES = ("causal", "window", "scale")' in text
 
 
 def test_for_what_is_wrong_it_fails_with_the_name(tmp_path: Path) -> None:
@@ -75,8 +83,123 @@ def test_the_installation_is_no_target_to_write_for(capsys: pytest.CaptureFixtur
     assert "--write-test needs a target" in capsys.readouterr().err
 
 
-def test_a_mask_of_numbers_is_left_to_the_check() -> None:
+KERNEL = """
+from kvattn.testing.planted import Planted
+
+def attend(q, k, v, *, {keywords}):
+    if {need}:
+        raise ValueError("not these sizes")
+    return Planted({{change}})(q, k, v, {given})
+{declared}
+"""
+
+
+def kernel(*keywords: str, need: str = "False", declared: str = "", mask: str = "mask") -> str:
+    """The text of a module with a function of these keywords, but for what is wrong with it."""
+    neutral = {"causal": False, "return_weights": False}
+    names = ", ".join(f"{name}={neutral.get(name)}" for name in keywords)
+    given = ", ".join(f"{name}={mask if name == 'mask' else name}" for name in keywords)
+    return KERNEL.format(keywords=names, need=need, given=given, declared=declared)
+
+
+def agrees(text: str, function: Callable[..., Any] | None = None) -> str:
+    """Run the drawn calls of a written file, few and not shrunk, on another function if given; return what is told."""
+    names: dict[str, Any] = {"Phase": Phase}
+    quick = "max_examples=60, derandomize=True, database=None, phases=(Phase.generate,), deadline=None"
+    text = text.replace("max_examples=24, ", "").replace("deadline=None", quick)
+    exec(text, names)  # noqa: S102 - that it runs is what is tested
+    if function is not None:
+        names["f"] = function
+    try:
+        names["test_it_agrees_with_the_definition"]()
+    except DisagreementError as error:
+        return str(error)
+    return ""
+
+
+BESIDE: dict[str, tuple[str, dict[str, Any], str]] = {
+    "sinks": (kernel("causal", "window", "sinks"), {"lost": {"sinks": "window is not None"}}, "sink"),
+    "pages": (kernel("lengths", "block_table"), {"formulas": {"page": "table[0]"}}, "paged-table"),
+    "documents": (kernel("causal", "segments"), {"ignore": ("segments",)}, "varlen"),
+    "starts": (kernel("causal", "starts"), {"formulas": {"starts": "s > b"}}, "padding-positions"),
+    "mask of numbers": (
+        kernel("causal", "mask", mask="None if mask is None else mask == 0", declared="attend.mask_form = 'additive'"),
+        {"lost": {"mask": "causal"}},
+        "mask-dropped",
+    ),
+    "sizes": (
+        kernel("causal", "window", need="q.shape[3] not in (16, 32) or len(q) > 1"),
+        {"extra_keys": 1},
+        "window-off-by-one",
+    ),
+    "softcap in float32": (kernel("softcap", "scale"), {"cap": "c * tanh(s / c) * 1.001"}, "softcap"),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_fault_beside_any_keyword_fails_the_drawn_calls_until_it_is_mended(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, ways, fault_class = BESIDE[name]
+    monkeypatch.syspath_prepend(tmp_path)
+    module = f"{''.join(filter(str.isalnum, name))}_wrong"
+    for end, change in (("wrong", ways), ("right", {})):
+        words = ", ".join(f"{word}={value!r}" for word, value in change.items())
+        (tmp_path / f"{module.replace('wrong', end)}.py").write_text(source.format(change=words))
+    target = load(f"{module}:attend")
+    report = check(target, cases=4, dtype="float32" if "float32" in name else "float64")
+    assert fault_class in {finding.fault_class for finding in report.findings}
+    text = text_of(target, report)
+    assert agrees(text)
+    assert not agrees(text, load(f"{module.replace('wrong', 'right')}:attend").function), text
+
+
+def test_all_that_was_found_is_written_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file in ``written`` is one that ruff and mypy read with the others."""
+    monkeypatch.chdir(ROOT)
+    target = load("tests.testing.written.kernel:attend")
+    text = text_of(target, check(target, cases=8))
+    assert text == (ROOT / "tests/testing/written/for_kernel.py").read_text()
+    assert not agrees(text)
+
+
+@cache
+def contract() -> tuple[Target, Report]:
+    """A target that takes the plain keywords, and what a check finds."""
     target = load("kvattn.testing.contract:attend")
-    report = check(target, cases=0)
-    features = [text_of(x, report).partition("FEATURES = ")[2] for x in (target, replace(target, mask_form="additive"))]
-    assert ["'mask'" in line.partition(")")[0] for line in features] == [True, False]
+    return target, check(target, cases=0)
+
+
+def test_what_only_the_target_declares_is_looked_up_by_its_name() -> None:
+    target, report = contract()
+    assert "    kvattn_check(f)\n" in text_of(target, report)
+    declared = replace(target, conventions=frozenset({"causal-align"}))
+    assert '    kvattn_check("kvattn.testing.contract:attend")\n' in text_of(declared, report)
+
+
+@pytest.mark.parametrize(
+    ("within", "line"),
+    [
+        (Arithmetic("float64"), ""),
+        (Arithmetic("float64", tiles=0, merges=1), ""),
+        (Arithmetic("float32"), 'INSIDE = Arithmetic(compute="float32")'),
+        (Arithmetic("float64", exp_ulp=9.0), 'INSIDE = Arithmetic(compute="float64", exp_ulp=9.0)'),
+        (BFLOAT16_TENSOR_CORE, "INSIDE = BFLOAT16_TENSOR_CORE"),
+    ],
+)
+def test_another_arithmetic_than_that_of_the_inputs_is_written(within: Arithmetic, line: str) -> None:
+    target, report = contract()
+    text = text_of(target, replace(report, within=within))
+    assert (line in text.splitlines()) if line else ("INSIDE" not in text)
+    names: dict[str, Any] = {}
+    exec(text, names)  # noqa: S102 - that it runs is what is tested
+    assert names.get("INSIDE", within) == within
+
+
+def test_a_long_line_is_laid_out_as_a_formatter_leaves_it() -> None:
+    target, report = contract()
+    rows = text_of(replace(target, features=frozenset(KEYWORDS)), report).splitlines()
+    first = rows.index("FEATURES = (")
+    assert rows[first + 1 : first + 3] == ['    "causal",', '    "window",']
+    assert rows[first + len(KEYWORDS) + 1] == ")"
+    assert max(map(len, rows)) <= 88
