@@ -315,12 +315,19 @@ def _named(
     for kind in dict.fromkeys(fault.kind for _, fault in ordered):
         steps = next(steps for steps, fault in ordered if fault.kind == kind)
         small, fault = _smallest(adapter, steps, kind)
-        found.append(
-            Finding(
-                "unclassified", "fault", {"failure": kind}, f"{str(fault)[0].upper()}{str(fault)[1:]}.", _line(small)
-            )
-        )
+        words = f"{str(fault)[0].upper()}{str(fault)[1:]}."
+        found.append(Finding(_CLASSES.get(kind, "unclassified"), "fault", {"failure": kind}, words, _line(small)))
     return found
+
+
+_CLASSES = {
+    "stale after rollback": "crop-rollback",
+    "resurrected row": "crop-rollback",
+    "alias after branch": "block-ownership",
+    "silent overflow": "ring-wrap",
+    "wrong length": "byte-count",
+}
+"""Class of a failure that belongs to one by what it is, where no habit explains it; of the others any may be."""
 
 
 def _first(ordered: Sequence[tuple[Script, CacheFault]]) -> tuple[Script, str]:

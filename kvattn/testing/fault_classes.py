@@ -67,7 +67,7 @@ FURTHER_CLASSES: Mapping[str, str] = {
     "precision": "A step is computed in fewer bits than the rest.",
     "projection": "Queries, keys or values are made with weights that are another's.",
     "rope-missing": "Queries, keys or both are not turned at all.",
-    "tile-tail": "What stands behind the last full tile of keys, queries or features is lost, or counted twice.",
+    "tile-tail": "What stands behind the last full tile of keys, queries or features is lost, doubled or filled up.",
     "unclassified": "Something is wrong, and no model explains it; the finding says what was seen.",
 }
 """Other names that a finding may have."""

@@ -142,3 +142,32 @@ def test_a_rollback_of_more_than_there_is_is_seen() -> None:
     with pytest.raises(CacheFault, match="resurrected row: 3 keys of sequence 0, head 0 came back for 1 tokens"):
         replay(Sliced(), finding.reproduce)
     assert check_cache(Sliced(Capabilities(untried=frozenset({"oversize"}))), drawn=0).verdict == "pass"
+
+
+class Oldest(Sliced):
+    """A rollback takes back the oldest tokens."""
+
+    def rollback(self, cache: Any, tokens: int) -> Any:
+        return [x[:, :, tokens:] for x in cache]
+
+
+class Endless(Sliced):
+    """Tokens beyond what fits push out the oldest."""
+
+    def append(self, cache: Any, k: Any, v: Any) -> Any:
+        both = [np.concatenate(pair, 2)[:, :, -9:] for pair in zip(cache, (k, v), strict=True)]
+        return both, [Seen(both[0], both[1])]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault_class", "failure"),
+    [
+        (Oldest(guarded=True), "crop-rollback", "resurrected row"),
+        (Endless(Capabilities(capacity=9)), "ring-wrap", "silent overflow"),
+    ],
+)
+def test_a_failure_that_is_of_one_class_by_what_it_is_has_its_name(
+    wrong: Sliced, fault_class: str, failure: str
+) -> None:
+    found = check_cache(wrong, drawn=0).findings
+    assert (fault_class, failure) in [(one.fault_class, one.parameters.get("failure")) for one in found]

@@ -16,7 +16,7 @@ LEGAL: Mapping[str, tuple[str, Callable[[_Parameters], bool]]] = MappingProxyTyp
     {
         "causal-align": (
             "the triangle in the top left corner, as torch's is_causal and flash-attention before 2.1 have it",
-            lambda p: p.get("anchor") == "top_left" and not p.get("shift"),
+            lambda p: p.get("anchor") == "top_left" and not p.get("shift") and "elsewhere" not in p,
         ),
         "window-off-by-one": (
             "W keys beside the query's own, as flash-attention's (left, right) and axlearn count them",

@@ -18,6 +18,8 @@ from kvattn.testing.diagnosis.weights import centred_logs
 FACTORS = "np.array([0.5, 1.7, 1.2, 0.8])[:{Hkv}]"
 """Scales of four heads."""
 
+_OTHERS = "np.array([1.1, 0.6, 0.9, 1.4])[:{Hkv}]"
+
 _SIZES = Sizes(2, 8, 4, 4, 7, 26, 26)
 
 USES: Mapping[str, Callable[[NDArray[np.float64], NDArray[np.int64], int], Any]] = MappingProxyType(
@@ -54,6 +56,24 @@ def read_factors(lab: Lab) -> None:
             values = BY_HEAD if name == "v_scale" else None
             case = lab.case(_SIZES, MILD, **({} if values is None else {"values": values}), **{name: FACTORS})
             _read(lab, name, case)
+    if lab.can("k_scale", "v_scale"):
+        _read_both(lab)
+
+
+def _read_both(lab: Lab) -> None:
+    """Give both: values must have their own scales."""
+    case = lab.case(_SIZES, MILD, BY_HEAD, k_scale=FACTORS, v_scale=_OTHERS)
+    seen = lab.see(case)
+    ours, others = (np.asarray(seen.built.options[name], np.float64) for name in ("v_scale", "k_scale"))
+    heads = np.array(lab.behaviour.heads("value", case.sizes.Hq, case.sizes.Hkv))
+    used = seen.out[..., : case.sizes.Hkv].sum(-1).mean((0, 2))
+    rules = {"k_scale": others, "k_scale * v_scale": others * ours}
+    for words, rule in rules.items():
+        if np.abs(used - rule[heads]).max() <= 10 * lab.sharp:
+            lab.set_aside("v_scale")
+            detail = f"Where both are given, v is multiplied by {words}, expected v_scale."
+            lab.add("quantised-kv", {"argument": "v_scale", "used": words, "with": ["k_scale"]}, detail, case)
+            return
 
 
 def _read(lab: Lab, name: str, case: Recipe) -> None:

@@ -25,7 +25,11 @@ MASK = "(r.random(({B}, {Hq}, {T}, {S})) < 0.5) | np.eye({T}, {S}, {S} - {T}, dt
 
 _SQUARE, _LONG, _STEP = Sizes(2, 6, 2, 5, 5, 12, 12), Sizes(2, 6, 2, 4, 9, 12, 12), Sizes(2, 6, 2, 1, 7, 12, 12)
 _TALL = Sizes(2, 6, 2, 6, 4, 12, 12)
+_TILED = Sizes(1, 2, 1, 70, 150, 12, 150)
 _FAR, _TALLER = Sizes(1, 2, 1, 2, 300, 12, 300), Sizes(1, 2, 1, 70, 70, 12, 70)
+
+PLACES = tuple((anchor, shift) for shift in (0, -1, 1, -2, 2) for anchor in ("bottom_right", "top_left"))
+"""Corners of a causal triangle, and by how much it is moved."""
 
 OTHERS = {"softcap": "0.9", "bias": "np.zeros(({B}, {Hq}, {T}, {S}))", "scale": "0.3", "sinks": "np.zeros({Hq})"}
 """Options that must not change who sees whom."""
@@ -99,8 +103,7 @@ def read_causal(lab: Lab) -> None:
         return all(agree(behaviour.visible(c.build()), r) for c, r in zip(cases, read, strict=True))
 
     if not fits(lab.behaviour):
-        places = [(anchor, shift) for shift in (0, -1, 1, -2, 2) for anchor in ("bottom_right", "top_left")]
-        for anchor, shift in places:
+        for anchor, shift in PLACES:
             if fits(replace(lab.behaviour, anchor=anchor, shift=shift)):
                 by = f", moved by {shift}" if shift else ""
                 long = cases[0].sizes
@@ -162,9 +165,23 @@ def _name_odd_causal(lab: Lab, cases: list[Recipe], read: list[Visible]) -> None
                 detail = f"{detail[:-1]}, at T = {long} and not at {short}."
             lab.add("mask-compose", found, detail, cases[wrong])
             return
-    n = next(i for i, (w, r) in enumerate(zip(wanted, read, strict=True)) if not agree(w, r))
-    parameters, words = describe(wanted[n], read[n])
+    n = right.index(False)
     size = cases[n].sizes
+    for anchor, shift in PLACES:
+        other = replace(lab.behaviour, anchor=anchor, shift=shift)
+        if all(fine or agree(other.visible(c.build()), r) for c, r, fine in zip(cases, read, right, strict=True)):
+            pairs = list(zip(cases, right, strict=True))
+            if all(c.sizes.T == 1 or fine for c, fine in pairs):
+                when = "T = 1"
+            else:
+                when = " and ".join(f"T = {c.sizes.T}, S = {c.sizes.S}" for c, fine in pairs if not fine)
+            by = f", moved by {shift}" if shift else ""
+            detail = f"At {when} the causal triangle is tied to the {anchor.replace('_', '-')} corner{by}; elsewhere it"
+            detail += " is where it should be."
+            odd = {"anchor": anchor, "shift": shift, "when": when, "elsewhere": lab.behaviour.anchor}
+            lab.add("causal-align", odd, detail, cases[n])
+            return
+    parameters, words = describe(wanted[n], read[n])
     detail = f"With causal=True, T={size.T}, S={size.S}, {words}."
     lab.add("mask-compose", {"argument": "causal", **parameters}, detail, cases[n])
 
@@ -227,6 +244,7 @@ def read_window(lab: Lab) -> None:
         for sizes in (_LONG, _SQUARE, _STEP)
         for w in (2, 1, 3, sizes.S - 1, sizes.S, sizes.S + 1)
     ]
+    cases += [lab.case(_TILED, FLAT, causal="True", window=w) for w in ("33", "6")]  # tiles that a kernel may skip
     cases.append(lab.case(_FAR, FLAT, causal="True", window="5"))  # beyond a window of a size of its own
     read = [lab.support(case) for case in cases]
     built = [case.build() for case in cases]

@@ -2,6 +2,7 @@
 
 Method: with scores that are 0 every key of a row weighs the same; the numbers of keys at which one does not, or is
 missing, tell the tile.  Channels: one is 1 and the others 0, so that the score says whether it was counted.
+Last, a row whose maximum grows from tile to tile: what was summed before must be scaled down each time.
 """
 
 from dataclasses import replace
@@ -48,6 +49,7 @@ def read_tails(lab: Lab) -> None:
         if wrong:
             _tell(lab, axis, wrong, edges)
             return
+    _read_running(lab)
 
 
 def _edges(lab: Lab, axis: str) -> list[int]:
@@ -126,3 +128,40 @@ def _tell(lab: Lab, axis: str, wrong: list[int], edges: list[int]) -> None:
     row = f"at {wrong[0]} {axis}, row {t} gives key {j} the weight {got:.4g}, expected {due:.4g}"
     parameters = {"axis": axis, "tile": tile, "rest": rest, "wrong_at": wrong[:12]}
     lab.add("tile-tail", parameters, f"The tail of the {axis} is wrong {when}: {row}.", case)
+
+
+_GROWING = (
+    "np.ones(({B}, {Hq}, {T}, {D}))",
+    "np.zeros(({B}, {Hkv}, {S}, {D})) + np.sin(np.arange({S}))[:, None] / 4 + np.arange({S})[:, None] / {S}",
+)
+"""Scores that rise along the keys, not from each to the next."""
+
+
+def _read_running(lab: Lab) -> None:
+    case = lab.case(Sizes(1, 1, 1, 1, 150, 4, 150), _GROWING)
+    try:
+        read = lab.weights(case)
+    except Refused:
+        return
+    built = case.build()
+    scores = (lab.scores(built) * lab.behaviour.used_scale(case.sizes, None))[0, 0, 0]
+    want = np.exp(scores - scores.max())
+    close = max(5 * lab.sharp * (want / want.sum()).max(), 1e-9)
+    if np.abs(read[0, 0, 0] - want / want.sum()).max() <= close:
+        return
+    for tile in TILES:
+        ends = np.arange(len(scores)) // tile
+        tops = np.maximum.accumulate([scores[ends == n].max() for n in range(ends[-1] + 1)])
+        kept = np.exp(scores - tops[ends])  # each key's weight when its tile was added
+        models = {
+            "the output": (kept, want.sum()),
+            "the total": (want, kept.sum()),
+            "neither output nor total": (kept, kept.sum()),
+        }
+        for what, (weights, total) in models.items():
+            if np.abs(read[0, 0, 0] - weights / total).max() <= close:
+                verb = "are" if what.startswith("neither") else "is not"
+                detail = f"When a tile of {tile} keys raises the maximum, {what} so far {verb} scaled down."
+                parameters = {"running": what, "rescaled": False, "tile": tile}
+                lab.add("lse-merge", parameters, detail, case)
+                return

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from kvattn.testing.diagnosis.behaviour import Behaviour
 from kvattn.testing.diagnosis.lab import Lab
 from kvattn.testing.diagnosis.recipe import DRAWN, MILD, RANDOM, Sizes
+from kvattn.testing.diagnosis.tails import TILES
+from kvattn.testing.formats import FORMATS
 
 _SIZES = Sizes(3, 6, 2, 4, 7, 26, 26)
 SINKS = "r.standard_normal({Hq})"
@@ -67,6 +69,12 @@ def read_sinks(lab: Lab) -> None:
         detail = f"The sink logits in the denominator are {rows} for {np.round(sinks, 4).tolist()} given."
         lab.add("sink", {"read": rows}, detail, case)
         return
+    scale = lab.behaviour.used_scale(case.sizes, None)
+    if abs(factor - scale) <= 5 * lab.sharp and abs(count - 1) <= 5 * lab.sharp and abs(scale - 1) > 0.1:
+        lab.set_aside("sinks")  # a factor that follows D is none of the behaviour's
+        detail = f"The sinks are multiplied by the scale of the scores, {scale:.4g}, expected exp(sink)."
+        lab.add("sink", {"factor": round(factor, 5), "count": 1.0, "rule": "the scale"}, detail, case)
+        return
     lab.behaviour = replace(lab.behaviour, sink_factor=factor, sink_count=count)
     detail = f"The sinks enter the denominator as {count:.4g} * exp({factor:.4g} * sink), expected exp(sink)."
     lab.add("sink", {"factor": round(factor, 5), "count": round(count, 5)}, detail, case)
@@ -113,6 +121,12 @@ def read_own_sink(lab: Lab) -> bool:
         parameters: dict[str, object] = {"logit": said}
     elif np.abs(logit - heads[:, None]).max() > close:
         return False
+    elif np.ptp(heads) <= close and (tile := _padded(lab, case.sizes, float(heads.mean()), close)):
+        words = f"Keys are filled up with zeros to a multiple of {tile}, and these are not masked"
+        detail = f"{words}: {case.sizes.S} keys leave {kept.min():.4g} of a row's weight to them, expected all of it."
+        lab.add("tile-tail", {"axis": "keys", "tile": tile, "tail": "zero keys are seen"}, detail, case)
+        lab.stopped = True
+        return True
     elif np.ptp(heads) <= close:
         value = 0.0 if abs(heads.mean()) <= close else round(float(heads.mean()), 5)
         form = "exp(s) / (1 + sum), softmax_one" if value == 0 else f"exp(s) / ({np.exp(value):.5g} + sum)"
@@ -131,6 +145,18 @@ def read_own_sink(lab: Lab) -> bool:
     lab.add("sink", {"always": True, **parameters}, f"{detail}. Expected softmax over the keys alone.", case)
     lab.stopped = True
     return True
+
+
+def _padded(lab: Lab, sizes: Sizes, logit: float, close: float) -> int:
+    """Return the tile to which keys are filled up with zeros, which weigh exp(0) each; 0 where that is not seen."""
+    for tile in (t for t in TILES if abs(logit - math.log(-sizes.S % t or 1)) <= close):
+        more = lab.see(lab.case(replace(sizes, S=sizes.S + 2), MILD))
+        keys = more.built.k.shape[2]
+        lse = np.asarray(lab.behaviour.expected(more.built).lse, np.float64)
+        shares = more.out[..., :keys].sum(-1)
+        if np.abs(shares - 1 / (1 + -keys % tile * np.exp(-lse))).max() <= close:
+            return tile
+    return 0
 
 
 def read_lse(lab: Lab) -> None:
@@ -178,6 +204,12 @@ def read_lse(lab: Lab) -> None:
         if np.abs(seen.lse - wanted).max() <= 10 * lab.sharp:
             detail = f"The lse is {content}, expected log sum exp of the scores."
             lab.add("lse-merge", {"content": content}, detail, case, channel="lse")
+            return
+    for name in ("float32", "bfloat16", "float16"):
+        near = np.abs(seen.lse - true) <= 1.1 * FORMATS[name].roundoff * np.abs(true) + 10 * lab.sharp
+        if near.all() and np.array_equal(FORMATS[name].round(seen.lse), seen.lse):
+            detail = f"The lse is rounded to {name}, expected {lab.dtype}: parts that are merged by it are off."
+            lab.add("lse-merge", {"content": f"rounded to {name}"}, detail, case, channel="lse")
             return
     got, want = np.round(seen.lse[0, 0, :3], 4).tolist(), np.round(true[0, 0, :3], 4).tolist()
     detail = f"The lse of the first rows is {got}, expected {want}."

@@ -59,6 +59,7 @@ def read_places(bench: RotaryBench) -> None:
         ("a later part", np.array([[7, 8, 9, 10]])),
         ("rows of their own", np.array([[3, 4, 5, 6], [9, 10, 11, 12], [0, 1, 2, 3]])),
         ("no run", np.array([[4, 11, 6, 6], [2, 2, 9, 1]])),
+        ("one token", np.array([[8], [5], [11]])),  # as in decoding
     )
     for side, known in bench.known.items():
         if not known.frequencies.any():
@@ -99,6 +100,8 @@ def _name(bench: RotaryBench, side: str, given: NDArray[np.int64], used: NDArray
         ((rule, words) for rule, (wanted, words) in rules.items() if np.array_equal(used, wanted)),
         ("other", "Other positions are used than were given"),
     )
+    if given.shape[1] == 1 and name in {"restart", "first row", "last row"}:
+        words = words.replace(" in each call", "") + ", in calls of one token"
     offset = used - given
     if name == "other" and (used != _NONE).all() and not np.ptp(offset):
         name, words = f"{offset[0, 0]:+d}", f"Positions are moved by {offset[0, 0]:+d}"

@@ -11,6 +11,7 @@ from kvattn.testing.diagnosis.conventions import LEGAL, whose
     ("fault_class", "legal", "illegal"),
     [
         ("causal-align", {"anchor": "top_left", "shift": 0}, {"anchor": "top_left", "shift": 1}),
+        ("causal-align", {"anchor": "top_left"}, {"anchor": "top_left", "elsewhere": "bottom_right"}),
         ("window-off-by-one", {"extra": 1}, {"extra": -1}),
         ("empty-row", {"out": "nan"}, {"out": "first value"}),
         ("lse-merge", {"base": 2}, {"content": "negated"}),

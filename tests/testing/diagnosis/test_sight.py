@@ -155,3 +155,35 @@ def test_an_anchor_that_switches_with_the_sign_of_s_minus_t_is_named(table: Tabl
     finding = next(finding for finding in lab.findings if "when" in finding.parameters)
     assert finding.parameters == {"anchor": anchor, "when": "T > S", "otherwise": otherwise}
     assert "switches with the sign of S - T" in finding.detail
+
+
+def test_a_triangle_that_is_elsewhere_in_decoding_alone_is_named_and_is_nobodys_convention() -> None:
+    lab = causal(lambda i, j, T, S, w: j <= i + (S - T if T > 1 else 0))
+    read_causal(lab)
+    (finding,) = lab.findings
+    assert (finding.fault_class, finding.parameters["anchor"]) == ("causal-align", "top_left")
+    assert finding.parameters["when"] == "T = 1"
+    assert "convention" not in finding.detail
+
+
+def test_a_later_part_of_a_prompt_that_sees_one_ahead_is_named() -> None:
+    lab = causal(lambda i, j, T, S, w: j <= i + S - T + (1 < T < S))
+    read_causal(lab)
+    (finding,) = lab.findings
+    assert (finding.fault_class, finding.parameters["shift"]) == ("causal-align", 1)
+    assert finding.parameters["when"] == "T = 4, S = 9"
+
+
+@pytest.mark.parametrize("tile", [16, 32])
+def test_tiles_that_a_window_skips_by_their_last_row_are_seen(tile: int) -> None:
+    """The first tile of keys is that of the last row of a tile of queries, so that earlier rows lose keys."""
+
+    def skips(i: Any, j: Any, T: int, S: int, w: int) -> Any:
+        last = np.minimum(i // tile * tile + tile, T) - 1 + S - T
+        return (j <= i + S - T) & (i + S - T - j < w) & (j >= (last - w + 1) // tile * tile)
+
+    lab = windowed(skips)
+    read_window(lab)
+    (finding,) = lab.findings
+    assert finding.fault_class == "mask-compose"
+    assert "T=70, S=150" in finding.detail

@@ -9,6 +9,7 @@ import pytest
 from kvattn.testing import check
 from kvattn.testing.diagnosis.lab import Lab, planted
 from kvattn.testing.diagnosis.totals import read_lse, read_own_sink, read_sinks
+from kvattn.testing.formats import FORMATS
 from kvattn.testing.planted import Mutant, Planted
 from kvattn.testing.planted.sums import SINKS
 from kvattn.testing.planted.wrapped import OwnSink
@@ -130,3 +131,42 @@ def test_softmax_one_is_a_convention_where_it_is_declared() -> None:
     for logit, verdict in ((0.0, "convention"), (0.3, "fault")):
         target = replace(target_of(OwnSink(logit)), conventions=frozenset({"sink"}))
         assert check(target, cases=0).verdict == verdict
+
+
+def padded(tile: int) -> Any:
+    def function(q: Any, k: Any, v: Any) -> Any:
+        fill = [(0, 0), (0, 0), (0, -k.shape[2] % tile), (0, 0)]
+        return Planted()(q, np.pad(k, fill), np.pad(v, fill))
+
+    return function
+
+
+@pytest.mark.parametrize("tile", [8, 16, 32, 128])
+def test_zero_keys_that_fill_a_tile_are_no_sink(tile: int) -> None:
+    """At 7 keys one zero key looks like softmax_one, and 25 like a logit of 3.2."""
+    lab = Lab(target_of(padded(tile)))
+    assert read_own_sink(lab)
+    assert lab.findings[0].fault_class == "tile-tail"
+    assert lab.findings[0].parameters == {"axis": "keys", "tile": tile, "tail": "zero keys are seen"}
+
+
+@pytest.mark.parametrize("logit", [0.0, float(np.log(25)), float(np.log(9))])
+def test_a_sink_that_weighs_as_much_as_whole_keys_is_still_a_sink(logit: float) -> None:
+    lab = Lab(target_of(OwnSink(logit)))
+    assert read_own_sink(lab)
+    assert lab.findings[0].fault_class == "sink"
+
+
+def test_sinks_that_are_scaled_as_scores_are_named_and_leave_nothing_else_to_find() -> None:
+    def scaled(q: Any, k: Any, v: Any, *, sinks: Any = None) -> Any:
+        return Planted()(q, k, v, sinks=None if sinks is None else sinks / q.shape[3] ** 0.5)
+
+    report = check(scaled, cases=8)
+    assert [finding.parameters.get("rule") for finding in report.findings] == ["the scale"]
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_an_lse_in_few_bits_is_named_by_its_format(name: str) -> None:
+    lab = lse_of(lambda lse, top: FORMATS[name].round(lse))
+    read_lse(lab)
+    assert [finding.parameters for finding in lab.findings] == [{"content": f"rounded to {name}"}]

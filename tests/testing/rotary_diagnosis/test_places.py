@@ -1,5 +1,7 @@
 """Positions come back from angles; tables that end are found by halves."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -48,3 +50,15 @@ def test_one_row_for_all_is_not_asked_of_a_function_that_takes_one_vector() -> N
 def test_far_positions_stand_round_powers_of_two() -> None:
     assert {2047, 2048, 2049, 4095} <= {*far_positions(4096)}
     assert max(far_positions(1000)) == 999
+
+
+def test_positions_that_are_lost_in_decoding_alone_are_named() -> None:
+    def decodes(x: Any, positions: Any) -> Any:
+        return Rotary.of(8).rotate(x, (positions if x.shape[2] > 1 else 0 * positions)[:, None])
+
+    bench = bench_of(decodes, width=8)
+    read_structure(bench)
+    read_places(bench)
+    (finding,) = bench.findings
+    assert (finding.fault_class, finding.parameters["positions"]) == ("rope-offset", "restart")
+    assert "in calls of one token" in finding.detail
