@@ -31,10 +31,19 @@ def mine(q, k, v, *, causal=False, window=None, scale=None):
     return Planted({change})(q, k, v, causal=causal, window=window, scale=scale)
 """
 
+QUICK = """
+from hypothesis import Phase, settings
+
+settings.register_profile("quick", phases=[Phase.generate])
+settings.load_profile("quick")
+"""
+"""A smaller case of what fails is worth its seconds to a user, and nothing here."""
+
 
 def outcome(folder: Path, change: str) -> tuple[int, str, str]:
     """Write ``mine.py``, have the test written as a user would, and run it."""
     (folder / "mine.py").write_text(MINE.format(change=change))
+    (folder / "conftest.py").write_text(QUICK)
     environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "", "OMP_NUM_THREADS": "1"}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
