@@ -2,6 +2,9 @@
 
 Hypothesis imports this with every test run (entry point group ``hypothesis``), so it loads neither NumPy nor any
 strategy until one is asked for: ``from_type(Call)``, or an argument annotated with `Call` under ``@given(...)``.
+
+Such a call is of the plain contract, in any sizes.  Whose call it is says the annotation
+``Annotated[Call, calls_for(my_attention)]`` (`kvattn.testing.strategies.calls_for`), which Hypothesis reads by itself.
 """
 
 from typing import Any

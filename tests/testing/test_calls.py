@@ -1,6 +1,6 @@
 """A call knows its answer, says how to build itself, and takes nothing that rounding does not explain."""
 
-from hypothesis import given
+from hypothesis import given, settings
 import numpy as np
 import pytest
 
@@ -92,3 +92,46 @@ def test_mutants_do_not_agree(wrong: Planted, features: tuple[str, ...]) -> None
 
     with pytest.raises(DisagreementError):
         agrees()
+
+
+def test_weights_may_be_taken_from_the_lse() -> None:
+    """What exp(score - lse) loses where scores are large is no disagreement."""
+
+    @settings(max_examples=60)
+    @given(calls(("scale", "bias"), "float32"))
+    def agrees(call: Call) -> None:
+        groups = call.q.shape[1] // call.k.shape[1]
+        k, v = (np.repeat(x, groups, 1) for x in (call.k, call.v))
+        scores = call.q @ k.swapaxes(2, 3) * np.float32(call.options.get("scale", call.q.shape[3] ** -0.5))
+        scores = scores + call.options.get("bias", np.float32(0))
+        top = scores.max(-1, keepdims=True)
+        lse = top + np.log(np.exp(scores - top).sum(-1, keepdims=True))
+        call.must_agree(np.exp(scores - lse) @ v)
+
+    agrees()
+
+
+def test_the_bound_of_an_lse_in_another_base_is_in_its_units() -> None:
+    call = by_hand()
+    out, lse = call.expected()
+    spent = np.array(lse) / np.log(2.0)
+    spent[0, 0, 1] += 1.2 * call.bounds(Arithmetic("float64", merges=1)).lse_worst[0, 0, 1]
+    call.must_agree((out, spent), behaviour=Behaviour(lse_factor=1 / float(np.log(2.0))))
+
+
+def test_a_row_that_sees_nothing_is_told() -> None:
+    call = Call(Recipe(Sizes(T=2, S=2), options=(("mask", "np.eye(2, dtype=bool)[None, None]"),)))
+    assert call.every_row_sees()
+    full = Call(Recipe(Sizes(T=2, S=2), options=(("mask", "np.ones((1, 1, 2, 2), bool)"),)))
+    assert full.every_row_sees()
+    assert not full.every_row_sees(Behaviour(mask="blocked"))
+
+
+def test_what_a_call_does_not_say_is_what_it_was_told_to_be() -> None:
+    call = Call(Recipe(Sizes(), options=(("scale", "0.5"),)))
+    assert call.run(lambda q, k, v, **words: words, causal=False, scale=None) == {"causal": False, "scale": 0.5}
+
+
+def test_what_arithmetic_warns_of_is_left_alone() -> None:
+    zero = np.zeros(1)
+    assert np.isnan(Call(Recipe(Sizes())).run(lambda q, k, v: zero / zero))

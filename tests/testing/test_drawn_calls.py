@@ -3,12 +3,15 @@
 from collections import Counter
 import os
 
+import numpy as np
 import pytest
 
-from kvattn.errors import ArgumentError
+from kvattn.errors import ArgumentError, MissingExtraError
+from kvattn.testing import drawn_calls
 from kvattn.testing.choices import Recorded
-from kvattn.testing.drawn_calls import FEATURES, PAGES, call_of
+from kvattn.testing.drawn_calls import FEATURES, PAGES, call_of, recipe_of
 from kvattn.testing.planted import Planted
+from kvattn.testing.shapes import Shapes
 from kvattn.testing.targets import KEYWORDS
 
 SOME = 1 if os.environ.get("KVATTN_PROFILE") == "deep" else 3
@@ -79,3 +82,45 @@ def test_pages_are_odd_and_one_and_larger_than_the_sequence() -> None:
 def test_unknown_features_are_refused(features: tuple[str, ...], words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         call_of(Recorded(), features)
+
+
+KERNEL = Shapes(head_dims=(16, 32), batch_sizes=(1,), group_sizes=(1, 4), key_lengths=range(16, 257, 16))
+
+
+def test_sizes_are_those_that_are_taken_and_boundaries_stand_at_them() -> None:
+    features = ("causal", "window", "mask", "lengths")
+    calls = [call_of(Recorded(seed=seed), features, shapes=KERNEL) for seed in range(300)]
+    assert all(KERNEL.takes(call.recipe.sizes, call.options) for call in calls)
+    assert {call.q.shape[3] for call in calls} == {16, 32}
+    windows = [call.options["window"] - call.k.shape[2] for call in calls if "window" in call.options]
+    assert {-1, 0, 1} <= {*windows}
+
+
+def test_what_is_taken_at_any_size_is_drawn_as_before() -> None:
+    for seed in range(20):
+        plain = recipe_of(Recorded(seed=seed), ("causal", "window"))
+        assert recipe_of(Recorded(seed=seed), ("causal", "window"), shapes=Shapes()) == plain
+
+
+@pytest.mark.parametrize(("form", "hidden"), [("additive", -np.inf), ("zero-one", 0)])
+def test_a_mask_is_written_in_its_form(form: str, hidden: float) -> None:
+    calls = [call_of(Recorded(seed=seed), ("causal", "mask"), "float32", mask_form=form) for seed in range(30)]
+    masks = [call.options["mask"] for call in calls if "mask" in call.options]
+    assert all(mask.dtype == (np.float32 if form == "additive" else np.int64) for mask in masks)
+    assert any((mask == hidden).any() for mask in masks)
+    for call in calls:
+        words = dict(call.options)
+        if "mask" in words:
+            words["mask"] = words["mask"] != hidden
+        call.must_agree(Planted()(call.q, call.k, call.v, **words))
+
+
+def test_another_form_of_a_mask_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="mask_form must be one of boolean, additive, zero-one, got 'words'"):
+        call_of(Recorded(), ("mask",), mask_form="words")
+
+
+def test_bfloat16_is_that_of_ml_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawn_calls, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="ml_dtypes must be installed for dtype bfloat16, got no module"):
+        call_of(Recorded(), (), "bfloat16")

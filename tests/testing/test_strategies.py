@@ -1,14 +1,20 @@
 """Hypothesis draws the same cases, and shrinks them to the smallest that fail."""
 
+from typing import Any
+
 from hypothesis import find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
+import numpy as np
 import pytest
 
+from kvattn.errors import ArgumentError
 from kvattn.testing import installation
+from kvattn.testing.calls import Call
 from kvattn.testing.choices import Recorded
 from kvattn.testing.laws import Case, LawError, cost_is_count, decode_is_recompute
-from kvattn.testing.strategies import Drawn, cases, drawn
+from kvattn.testing.strategies import Drawn, calls_for, cases, drawn
+from kvattn.testing.targets import target_of
 from kvattn.testing.zoo import ZOO
 
 QUICK = settings(max_examples=300, database=None, deadline=None, derandomize=True)
@@ -86,3 +92,37 @@ def test_hypothesis_shrinks_a_planted_fault_and_the_line_shows_it_again(monkeypa
 
 def test_what_holds_is_tried_as_often_as_asked() -> None:
     assert (drawn("grouped", "cost_is_count", 7, 0).tried, drawn("grouped", "cost_is_count", 7, 0).broken) == (7, "")
+
+
+def kernel(
+    q: Any, k: Any, v: Any, *, sinks: Any = None, window: Any = None, causal: bool = False, mask: Any = None
+) -> Any:
+    """A function of one shape that declares what it takes."""
+
+
+kernel.head_dims = (64,)  # type: ignore[attr-defined]
+kernel.mask_form = "additive"  # type: ignore[attr-defined]
+kernel.exclusive = [("mask", "causal")]  # type: ignore[attr-defined]
+
+
+@settings(max_examples=60)
+@given(calls_for(kernel, "float32"))
+def test_calls_for_a_function_are_what_it_declares(call: Call) -> None:
+    assert (call.q.shape[3], call.v.shape[3], str(call.q.dtype)) == (64, 64, "float32")
+    assert call.options.keys() <= {"sinks", "window", "causal", "mask"}
+    assert not {"mask", "causal"} <= call.options.keys()
+    assert call.options.get("mask", np.zeros(1, np.float32)).dtype == np.float32
+
+
+def test_calls_for_a_target_or_a_function_are_the_same() -> None:
+    wanted = settings(QUICK, max_examples=100)
+    first, second = (
+        find(calls_for(thing), lambda call: {"window", "sinks"} <= call.options.keys(), settings=wanted)
+        for thing in (kernel, target_of(kernel))
+    )
+    assert repr(first) == repr(second)
+
+
+def test_what_is_no_attention_has_no_calls() -> None:
+    with pytest.raises(ArgumentError, match="target must take q, k, v first"):
+        calls_for(lambda x: x)
