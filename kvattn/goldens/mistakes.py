@@ -1,8 +1,7 @@
 """Which class of fault each recorded mistake is, where a check can judge its case.
 
-A case of the operation ``attention`` has its mistakes by sentences (`kvattn.goldens.reading.Case.mistakes`); a check
-that meets one reports it under the class that its read-outs give to the same fault
-(`kvattn.testing.fault_classes`).
+A case (`kvattn.goldens.reading.Case`) of the operation ``attention`` calls each of its mistakes by a sentence; a check
+that meets one reports it under the class that its read-outs give to the same fault (`kvattn.testing.fault_classes`).
 
     >>> CLASSES["capped after the mask"]
     'softcap'
