@@ -3,7 +3,6 @@
 import doctest
 from pathlib import Path
 import sys
-from typing import Any
 import warnings
 import zlib
 
@@ -20,12 +19,12 @@ INVENTORY = """\
 # Version:
 # The remainder of this file is compressed using zlib.
 """
-NAVIGATION: dict[int, dict[str, str]] = {}
 ELSEWHERE = {"torch", "jax", "onnx", "transformers", "hypothesis", "pytest"}
 sys.path[:0] = [str(HERE.parent), str(HERE / "_extensions")]
 
 import catalogue  # noqa: E402 a file beside this one
 import classes  # noqa: E402 another
+import navigation  # noqa: E402 another
 import recorded  # noqa: E402 another
 
 from kvattn import goldens  # noqa: E402
@@ -138,21 +137,6 @@ def fill_tables(_app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = source[0].replace("<!-- the gaps -->", recorded.gaps(HERE.parent))
 
 
-def share_navigation(_app: Sphinx, page: str, _template: str, context: dict[str, Any], _doctree: object) -> None:
-    """Make the navigation of source pages once for each folder depth.
-
-    They stand in no toctree, so that at one depth all have the same; making it for each took half of a build.
-    """
-    if page.startswith("_modules/"):
-        made, make = NAVIGATION.setdefault(page.count("/"), {}), context["toctree"]
-
-        def toctree(**options: Any) -> str:
-            key = str(sorted(options.items()))
-            return made[key] if key in made else made.setdefault(key, make(**options))
-
-        context["toctree"] = toctree
-
-
 def setup(app: Sphinx) -> None:
     """Compile ``inventories/NAME.txt``, the few names of other projects' pages that ours point to."""
     folder = Path(app.doctreedir) / "inventories"
@@ -168,5 +152,5 @@ def setup(app: Sphinx) -> None:
             app.disconnect(listener.id)  # reads signatures out of docstrings, and stumbles over type aliases
     app.connect("missing-reference", find_elsewhere)
     app.connect("source-read", fill_tables)
-    app.connect("html-page-context", share_navigation, priority=400)
+    navigation.connect(app)
     app.connect("autodoc-process-docstring", finish_module, priority=900)
