@@ -176,7 +176,7 @@ def test_the_speed_is_that_of_the_target_and_not_that_of_the_check(monkeypatch: 
 
     monkeypatch.setattr(checking, "SLOW", 0.01)
     monkeypatch.setattr(checking, "_STEPS", ((*read[:2], idle), *checking._STEPS[1:]))
-    assert not check(RIGHT, cases=0).slow
+    assert not check(plain({}), cases=0).slow
     assert waits
 
 
@@ -218,7 +218,7 @@ def test_a_refusal_is_a_note() -> None:
 
 
 def test_without_drawn_cases_there_are_no_recorded_ones() -> None:
-    assert check(RIGHT, cases=0).recorded is None
+    assert check(plain({}), cases=0).recorded is None
 
 
 def test_all_that_the_contract_has_are_given() -> None:
