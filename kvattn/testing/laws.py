@@ -146,8 +146,13 @@ def step_is_definition(case: Case) -> None:
     positions = np.arange(case.x.shape[1])
     found, _ = stepped(case.variant, case.x, ())
     wanted = case.variant.definition(case.x, positions)
-    bounds = conditioned_bounds(lambda x: tuple(case.variant.definition(x, positions)), case.x, case.depth)
+    bounds = _bounds(lambda x: case.variant.definition(x, positions), case.x, wanted, case.depth)
     within("step is definition", found, wanted, bounds)
+
+
+def _bounds(function: Callable[[Array], Attended], x: Array, there: Attended, depth: int) -> tuple[Array, ...]:
+    """`conditioned_bounds` of a function whose result at ``x`` is known."""
+    return conditioned_bounds(lambda moved: tuple(there if moved is x else function(moved)), x, depth)
 
 
 def forms_agree(case: Case) -> None:
@@ -158,7 +163,7 @@ def forms_agree(case: Case) -> None:
     """
     if case.forms:
         wanted, _ = stepped(case.variant, case.x, ())
-        bounds = conditioned_bounds(lambda x: tuple(stepped(case.variant, x, ())[0]), case.x, 2 * case.depth)
+        bounds = _bounds(lambda x: stepped(case.variant, x, ())[0], case.x, wanted, 2 * case.depth)
         for name, form in case.forms.items():
             within(f"forms agree, {name}", form(case.x), wanted, bounds)
 
@@ -175,7 +180,7 @@ def positions_are_relative(case: Case) -> None:
         moved = case.variant.definition(case.x, positions + MOVE)
         # an angle errs by half an ulp of itself: as many roundings as it has radians
         depth = case.depth + 2 * (MOVE + len(positions))
-        bounds = conditioned_bounds(lambda x: tuple(case.variant.definition(x, positions)), case.x, depth)
+        bounds = _bounds(lambda x: case.variant.definition(x, positions), case.x, wanted, depth)
         within(f"positions are relative, moved by {MOVE}", moved, wanted, bounds)
 
 

@@ -25,7 +25,7 @@ from kvattn.typing import Array, Attended
 from kvattn.variants.dense.grouped import Grouped
 from kvattn.variants.sparse.sinks import KeptSinks
 
-SEEDS = range(30)
+SEEDS = range(12)
 
 
 @dataclass(frozen=True)

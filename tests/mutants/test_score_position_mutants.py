@@ -20,7 +20,7 @@ from kvattn.testing.zoo import ZOO
 from kvattn.typing import Array, Place
 from kvattn.variants.dense.forgetting import Forgetting
 
-SEEDS = range(30)
+SEEDS = range(12)
 
 
 def fails(law: str, case: Case) -> bool:

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+import os
 from typing import Any
 
 from hypothesis import given, settings
@@ -20,6 +21,10 @@ from kvattn.testing.strategies import Drawn
 from kvattn.testing.zoo.latent import absorbed, expanded
 from kvattn.variants.compressed.latent import Absorbed, Expanded
 from kvattn.variants.compressed.latent_projections import LatentProjections
+
+DEEP = os.environ.get("KVATTN_PROFILE") == "deep"
+SHARE = {"blas": 1 if DEEP else 2, "ordered": 3 if DEEP else 6}
+"""Of the profile's number of examples, a law tries one part in so many."""
 
 FORMS = (Expanded, Absorbed)
 CASES = {Expanded: expanded, Absorbed: absorbed}
@@ -72,7 +77,7 @@ def example(form: Callable[..., Any], dtype: Any = np.float64, **features: Any) 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("law", list(LAWS))
 def test_every_law_holds(law: str, form: Any, arithmetic: str) -> None:
-    @settings(max_examples=settings().max_examples // (3 if arithmetic == "ordered" else 1))
+    @settings(max_examples=settings().max_examples // SHARE[arithmetic])
     @given(st.data())
     def holds(data: Any) -> None:
         LAWS[law](CASES[form](Drawn(data.draw)))
