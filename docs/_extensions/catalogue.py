@@ -122,7 +122,8 @@ def _markers(path: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
                 yield named or path.stem, called.attr, words
             yield from walk(child, named)
 
-    return walk(ast.parse(path.read_text(encoding="utf-8")), "")
+    text = path.read_text(encoding="utf-8")
+    return walk(ast.parse(text), "") if any(f"mark.{kind}(" in text for kind in KINDS) else iter(())
 
 
 def gaps(found: Mapping[str, Row]) -> list[str]:

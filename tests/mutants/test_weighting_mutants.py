@@ -30,8 +30,8 @@ from kvattn.variants.dense.talking_heads import TalkingHeads
 from kvattn.variants.dense.weighed import Weighed
 
 W, _ = small()
-LENGTH = 600  # three blocks: NumPy's sum over two is that of one and one
-X: Any = np.random.default_rng(2).normal(size=(2, LENGTH, 5))
+LENGTH = 530  # three blocks: NumPy's sum over two is that of one and one
+X: Any = np.random.default_rng(2).normal(size=(1, LENGTH, 5))
 
 
 def case_of(layer: Any, length: int = LENGTH, cuts: tuple[int, ...] = (3, 200, 257, 450)) -> Case:
