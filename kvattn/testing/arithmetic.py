@@ -61,7 +61,7 @@ class Arithmetic:
         1 for probabilities taken as ``exp(s - lse)``, 0 for neither.
     totals
         Whether the total is of the weights that are ``"rounded"`` to ``probabilities``, or ``"unrounded"``;
-        ``"either"`` where it is not known.
+        ``"either"`` where it is not known, and bounds are to hold for both.
 
     Raises
     ------
@@ -128,6 +128,26 @@ class Arithmetic:
         128
         """
         return replace(self, tiles=-(-integer("keys", keys, 1) // integer("tile", tile, 1)))
+
+    def statements(self) -> "tuple[Arithmetic, ...]":
+        """Return the arithmetics that this one stands for, with totals that are one or the other.
+
+        Returns
+        -------
+        tuple of Arithmetic
+            Two, where totals may be either, and weights are rounded; else this one alone.
+
+        Examples
+        --------
+        >>> [at.totals for at in BFLOAT16_TENSOR_CORE.statements()]
+        ['unrounded', 'rounded']
+        >>> FLOAT32_BLAS.statements() == (FLOAT32_BLAS,)
+        True
+        """
+        coarser = format_of(self.probabilities).roundoff > format_of(self.compute).roundoff
+        if self.totals != "either" or not coarser:
+            return (self,)
+        return replace(self, totals="unrounded"), replace(self, totals="rounded")
 
 
 FLOAT64 = Arithmetic("float64")

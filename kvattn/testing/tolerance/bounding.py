@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.formats import format_of
 from kvattn.testing.tolerance.calls import Call, Rows
-from kvattn.testing.tolerance.limits import Limits
+from kvattn.testing.tolerance.limits import Limits, larger
 from kvattn.testing.tolerance.logs import logs
 from kvattn.testing.tolerance.outputs import mixed
 from kvattn.testing.tolerance.running import NO_COPIES, Alike
@@ -161,14 +161,15 @@ def _examined(rows: Rows, call: Call, arithmetic: Arithmetic, alike: Alike) -> E
         v = np.concatenate([np.zeros((*v.shape[:-2], 1, v.shape[-1])), v], axis=-2)
     with np.errstate(invalid="ignore", over="ignore"):
         scores = scored(rows, call, arithmetic)
-        weights = weighed(scores, arithmetic)
-        out, lse = mixed(weights, v, alike, arithmetic), logs(weights, alike, arithmetic)
+        stated = [(weighed(scores, one), one) for one in arithmetic.statements()]
+        out = larger(*(mixed(weights, v, alike, one) for weights, one in stated))
+        lse = larger(*(logs(weights, alike, one) for weights, one in stated))
         out, lse = _converted(rows, call, arithmetic, out, lse)
         spoiled = ~np.isfinite(rows.v)
         if spoiled.any():  # NaN and infinity reach the rows that see them
             reached = (rows.seen.astype(np.float64) @ spoiled) > 0
             out = Limits(*(np.where(reached, np.nan, x) for x in out))
-    return Examined(rows._replace(v=v), scores, weights, out, lse)
+    return Examined(rows._replace(v=v), scores, stated[0][0], out, lse)
 
 
 def _converted(rows: Rows, call: Call, arithmetic: Arithmetic, out: Limits, lse: Limits) -> tuple[Limits, Limits]:

@@ -150,7 +150,7 @@ def total_unit(arithmetic: Arithmetic) -> float:
     >>> [total_unit(Arithmetic("float32", probabilities="float16", totals=x)) > 0 for x in ("rounded", "unrounded")]
     [True, False]
     """
-    return 0.0 if arithmetic.totals == "unrounded" else weight_unit(arithmetic)
+    return weight_unit(arithmetic) if arithmetic.totals == "rounded" else 0.0
 
 
 def exact_products(name: str, arithmetic: Arithmetic) -> bool:

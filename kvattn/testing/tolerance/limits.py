@@ -33,6 +33,18 @@ class Limits(NamedTuple):
     drift: Array
 
 
+def larger(one: Limits, *others: Limits) -> Limits:
+    """Return limits that hold for programs of every kind that has some.
+
+    >>> zero, one = np.zeros(1), np.ones(1)
+    >>> larger(Limits(zero, zero, one, zero, one), Limits(zero, one, one, one, zero)).statistical
+    array([1.])
+    """
+    for other in others:
+        one = Limits(one.exact, *(np.maximum(x, y) for x, y in zip(one[1:], other[1:], strict=True)))
+    return one
+
+
 def closed(limits: Limits, weights: Weights, largest: Array, arithmetic: Arithmetic) -> Limits:
     """Return limits that are right in rows that see nothing, and where a format ends.
 
