@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 from kvattn.errors import ArgumentError
 from kvattn.testing.cache_diagnosis.habits import Habit, Model, Suspect, suspects
 from kvattn.testing.cache_diagnosis.magnitudes import FAR, Sizes, read_sizes
-from kvattn.testing.cache_diagnosis.observing import Shown, alike, observe
+from kvattn.testing.cache_diagnosis.observing import Shown, alike, observe, showing
 from kvattn.testing.cache_diagnosis.scales import Kept, read_scales
 from kvattn.testing.cache_diagnosis.scripts import (
     Script,
@@ -285,7 +285,7 @@ def _named(
     def same(one: Suspect, steps: Script) -> bool:
         if steps not in shown:
             shown[steps] = observe(adapter, steps)
-        return alike(observe(Model(adapter.capabilities, one.habit), steps), shown[steps])
+        return alike(showing(Model(adapter.capabilities, one.habit), steps), shown[steps])
 
     asked = [steps for steps, _ in ordered]
     asked = asked[:12] + asked[12 :: max(1, len(asked) // 8)]  # the shortest, and some others

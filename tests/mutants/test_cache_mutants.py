@@ -1,4 +1,4 @@
-"""Wrong caches that the machines must reject within 300 examples; tests/testing runs the right ones.
+"""Wrong caches that the machines must reject within 400 examples; tests/testing runs the right ones.
 
 Each is small, and most are real: the number of an upstream thread stands where one is known.
 """
@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-from hypothesis import Phase, settings
-from hypothesis.stateful import RULE_MARKER, RuleBasedStateMachine, run_state_machine_as_test
+from hypothesis.stateful import RULE_MARKER, RuleBasedStateMachine
 import numpy as np
 import pytest
 
@@ -23,18 +22,12 @@ from kvattn.errors import KvattnError
 from kvattn.positions import Rotary
 from kvattn.testing.machines import PagedMachine, PoolMachine
 from kvattn.typing import Array
-
-# Shrinking a failure that is expected only costs time; most are found within 25 examples, the rest need a longer look.
-PROFILE = settings(phases=[Phase.generate], max_examples=300)
+from tests.caches.driven import failures
 
 
 def rejected(machine: type[RuleBasedStateMachine]) -> bool:
     """Whether the machine fails: by a sentence of its own, or because a legal step was refused."""
-    with pytest.raises(Exception) as found:  # noqa: PT011
-        run_state_machine_as_test(machine, settings=PROFILE)
-    raised = found.value
-    leaves = list(raised.exceptions) if isinstance(raised, BaseExceptionGroup) else [raised]
-    return any(isinstance(leaf, AssertionError | KvattnError) for leaf in leaves)
+    return any(isinstance(error, AssertionError | KvattnError) for error in failures(machine, 50))
 
 
 def paged_machine(cache: type[Paged[Any]]) -> type[RuleBasedStateMachine]:

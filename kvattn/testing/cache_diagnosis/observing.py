@@ -5,7 +5,8 @@ row in sight.  Two caches that show the same do the same, so a cache is compared
 (`kvattn.testing.cache_diagnosis.habits`) as a whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,12 +55,23 @@ def observe(adapter: CacheAdapter, steps: Script) -> tuple[Shown, ...]:
     >>> [place for place, name in shown[0].sights[0][0][0][0][1]]  # the keys of head 0 that the second query sees
     [0, 1]
     """
+    return tuple(showing(adapter, steps))
+
+
+def showing(adapter: CacheAdapter, steps: Script) -> Iterator[Shown]:
+    """Give what `observe` gives, one append after the other; what nobody asks for is not run.
+
+    >>> from kvattn.testing.cache_diagnosis.scripts import script
+    >>> from kvattn.testing.conformance import PagedAdapter
+    >>> next(showing(PagedAdapter(), script("start 0 1, append 0 2"))).lengths
+    (2,)
+    """
     caches: dict[int, Any] = {}
     lengths: dict[int, int] = {}
     batches: dict[int, int] = {}
-    shown: list[Shown] = []
     numbers = 0
     for verb, (line, *rest) in steps:
+        shown = None
         try:
             if verb == "start":
                 caches[line], lengths[line], batches[line] = adapter.start(rest[0]), 0, rest[0]
@@ -75,7 +87,7 @@ def observe(adapter: CacheAdapter, steps: Script) -> tuple[Shown, ...]:
                 if count:
                     parts = list(zip(adapter.capabilities.parts, seen, strict=True))
                     sights = tuple(_sights(part, one, before, lengths[line]) for part, one in parts)
-                    shown.append(Shown(sights, tuple(one.length for one in seen)))
+                    shown = Shown(sights, tuple(one.length for one in seen))
             elif verb == "rollback":
                 caches[line] = adapter.rollback(caches[line], rest[0])
                 lengths[line] = max(lengths[line] - rest[0], 0)
@@ -85,20 +97,21 @@ def observe(adapter: CacheAdapter, steps: Script) -> tuple[Shown, ...]:
                 caches[rest[0]] = adapter.branch(caches[line])
                 lengths[rest[0]], batches[rest[0]] = lengths[line], batches[line]
         except Exception:  # noqa: BLE001 - whatever a foreign cache raises is a refusal
-            shown.append(Shown(refused=True))
-            break
-    return tuple(shown)
+            yield Shown(refused=True)
+            return
+        if shown is not None:
+            yield shown
 
 
-def alike(found: Sequence[Shown], other: Sequence[Shown]) -> bool:
-    """Say whether two caches showed the same, as far as both say it.
+def alike(found: Iterable[Shown], other: Sequence[Shown]) -> bool:
+    """Say whether two caches showed the same, as far as both say it; after a difference neither is read on.
 
     >>> alike([Shown(lengths=(None,))], [Shown(lengths=(3,))]), alike([Shown(lengths=(2,))], [Shown(lengths=(3,))])
     (True, False)
     """
-    if len(found) != len(other):
-        return False
-    for one, two in zip(found, other, strict=True):
+    for one, two in zip_longest(found, other):
+        if one is None or two is None:
+            return False
         if one.refused != two.refused or len(one.lengths) != len(two.lengths):
             return False
         if any(None not in pair and pair[0] != pair[1] for pair in zip(one.lengths, two.lengths, strict=True)):
@@ -137,7 +150,11 @@ def _sights(part: Part, seen: Seen, before: int, length: int) -> Any:
         rows = array.shape[2]
         ordered = np.arange(rows) + (0 if part.source else length - rows)
         places = ordered if seen.positions is None else np.asarray(seen.positions)
-        heads = [[read(array[b, h]) for h in range(HEADS)] for b in range(array.shape[0])]
+        every = read(array.reshape(-1, WIDTH))
+        heads = [
+            [every[first * rows : (first + 1) * rows] for first in range(b * HEADS, (b + 1) * HEADS)]
+            for b in range(len(array))
+        ]
         queries = range(before, length)
         found.append(tuple(tuple(_each(part, seen, names, places, queries) for names in own) for own in heads))
     return tuple(found)
@@ -157,9 +174,10 @@ def _each(part: Part, seen: Seen, names: Sequence[Any], places: Any, queries: ra
     entries = [(int(p), n) for p, n, real in zip(places.tolist(), names, there, strict=True) if real]
     if part.source:
         return (tuple(entries),)
-    window = len(names) + queries.stop if part.window is None else part.window
     first = 0 if seen.positions is not None else min(places, default=0)  # in order, those in front are seen as well
+    if part.window is None:
+        return tuple(tuple([e for e in entries if first <= e[0] <= query]) for query in queries)
     return tuple(
-        tuple(e for e in entries if first <= e[0] <= query and (e[0] > query - window or 0 <= e[0] < part.sinks))
+        tuple([e for e in entries if first <= e[0] <= query and (e[0] > query - part.window or 0 <= e[0] < part.sinks)])
         for query in queries
     )

@@ -8,6 +8,7 @@ that is not 32 signs and then the same signs turned round is mangled: two rows m
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -66,10 +67,15 @@ def write(tokens: Sequence[Token], *, heads: int, field: int) -> Array:
     >>> write([Token(5, 0, 0)], heads=1, field=0)[0, 0, :4]
     array([ 1., -1.,  1., -1.], dtype=float32)
     """
+    return _written(tuple(tokens), heads, field).copy()
+
+
+@lru_cache(maxsize=1024)  # the same tokens are written in every script
+def _written(tokens: tuple[Token, ...], heads: int, field: int) -> Array:
     names = [[Name(*token, head, field) for token in tokens] for head in range(heads)]
     codes = np.array([[_code(name) for name in row] for row in names], np.uint32).reshape(heads, len(tokens))
-    half = np.where((codes[..., None] >> np.arange(32, dtype=np.uint32)) & 1, 1.0, -1.0)
-    return np.concatenate([half, -half], axis=-1).astype(np.float32)
+    half = np.where((codes[..., None] >> np.arange(32, dtype=np.uint32)) & 1, np.float32(1), np.float32(-1))
+    return np.concatenate([half, -half], axis=-1)
 
 
 def _code(name: Name) -> int:
@@ -91,16 +97,18 @@ def read(rows: Array) -> list[Name | str]:
     ['a mangled row']
     """
     rows = np.asarray(rows, np.float64)
+    sizes = np.abs(rows)
     with np.errstate(invalid="ignore"):
-        signs = (np.abs(np.abs(rows) - 1) <= SLACK).all(-1) & (rows[:, :32] * rows[:, 32:] < 0).all(-1)
-        zeros = (np.abs(rows) <= SLACK).all(-1)
-    codes = (rows[:, :32] > 0) @ (np.int64(1) << np.arange(32))
+        signs = (np.abs(sizes - 1) <= SLACK).all(-1) & (rows[:, :32] * rows[:, 32:] < 0).all(-1)
+        zeros = (sizes <= SLACK).all(-1)
+    codes = np.packbits(rows[:, :32] > 0, axis=-1, bitorder="little").view("<u4")[:, 0]
     return [
         _name(code) if sign and code >> 31 else "nothing" if zero else "a mangled row"
         for code, sign, zero in zip(codes.tolist(), np.asarray(signs).tolist(), np.asarray(zeros).tolist(), strict=True)
     ]
 
 
+@lru_cache(maxsize=1 << 14)
 def _name(code: int) -> Name:
     parts = []
     for bits in _BITS.values():

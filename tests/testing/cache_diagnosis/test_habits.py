@@ -6,7 +6,7 @@ import pytest
 
 from kvattn.testing.cache_checking import _run
 from kvattn.testing.cache_diagnosis.habits import Habit, Model, suspects
-from kvattn.testing.cache_diagnosis.observing import alike, observe
+from kvattn.testing.cache_diagnosis.observing import alike, observe, showing
 from kvattn.testing.cache_diagnosis.scripts import scripts_of
 from kvattn.testing.conformance import Capabilities, PagedAdapter, Part
 
@@ -41,7 +41,7 @@ def test_every_habit_shows_in_some_script(can: Capabilities) -> None:
         if one.parameters.get("page", 0) not in {0, 2, 7}:
             continue  # the others show in the same way
         pairs = zip(every, right, strict=True)
-        assert any(not alike(observe(Model(can, one.habit), steps), wanted) for steps, wanted in pairs), one.words
+        assert any(not alike(showing(Model(can, one.habit), steps), wanted) for steps, wanted in pairs), one.words
 
 
 def test_names_are_unique() -> None:

@@ -1,10 +1,14 @@
-"""Right caches pass every step, and each wrong one is told its name."""
+"""Right caches pass every step, and each wrong one is told its name.
+
+CI drives each right cache through 15 runs of the machine, ``KVATTN_PROFILE=deep`` through 300.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+import os
 from typing import Any
 
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 import numpy as np
 import pytest
@@ -26,6 +30,7 @@ from kvattn.testing.conformance import (
 )
 from kvattn.testing.machines import CacheMachine
 from kvattn.typing import Array
+from tests.caches.driven import failures
 
 SCHEMA = key_value(2, 64, dtype="float32")
 
@@ -123,7 +128,8 @@ def test_right_caches_pass(name: str) -> None:
     class Machine(CacheMachine):
         adapter: CacheAdapter = RIGHT[name]
 
-    run_state_machine_as_test(Machine, settings=settings(max_examples=30, stateful_step_count=15))
+    runs = 300 if os.environ.get("KVATTN_PROFILE") == "deep" else 15
+    run_state_machine_as_test(Machine, settings=settings(max_examples=runs, stateful_step_count=15))
 
 
 class CropOffByOne(InPlace):
@@ -340,10 +346,8 @@ def test_the_machine_finds_it(wrong: Callable[[], CacheAdapter]) -> None:
     class Machine(CacheMachine):
         adapter = wrong()
 
-    with pytest.raises((CacheFault, BaseExceptionGroup)):
-        run_state_machine_as_test(
-            Machine, settings=settings(phases=[Phase.generate], max_examples=100, stateful_step_count=15)
-        )
+    (found,) = failures(Machine, 15)
+    assert isinstance(found, CacheFault)
 
 
 @pytest.mark.parametrize(("copies", "window"), [(1, None), (3, None), (1, 4), (3, 4)])
