@@ -33,7 +33,7 @@ def poisoned(allocate: Callable[..., np.ndarray[Any, Any]]) -> Callable[..., np.
 
     def filled(*args: Any, **kwargs: Any) -> np.ndarray[Any, Any]:
         array = allocate(*args, **kwargs)
-        if np.issubdtype(array.dtype, np.inexact):
+        if array.dtype.kind in "fc":
             array.fill(np.nan)
         return array
 
