@@ -214,6 +214,7 @@ class Call:
         Traceback (most recent call last):
         kvattn.testing.calls.DisagreementError: out must have shape (1, 1, 1, 4), got (1, 1, 1, 3)
         """
+        __tracebackhide__ = True
         import numpy as np
 
         near, wanted = self._within(arithmetic, behaviour), self.expected(behaviour)

@@ -317,3 +317,35 @@ def test_where_calls_are_slow_fewer_are_made_and_the_report_says_so(monkeypatch:
 
 def core_of_causal(q: Arrays, k: Arrays, v: Arrays, *, causal: bool = False) -> Arrays:
     return core(q, k, v, causal=causal)
+
+
+@pytest.mark.parametrize(
+    ("ways", "fault_class", "parameters", "detail"),
+    [
+        (
+            {"extra_keys": 1},
+            "window-off-by-one",
+            {"extra": 1, "with": ["sinks"]},
+            "Beside sinks a window shows W + 1 keys, expected W.",
+        ),
+        (
+            {"shift": -1},
+            "causal-align",
+            {"shift": -1, "with": ["sinks"]},
+            "Beside sinks queries stand at t - 1, expected t.",
+        ),
+    ],
+)
+def test_what_is_off_by_one_beside_another_keyword_has_its_name(
+    ways: dict[str, Any], fault_class: str, parameters: dict[str, Any], detail: str
+) -> None:
+    beside = Planted(**ways)
+
+    def attend(
+        q: Arrays, k: Arrays, v: Arrays, *, causal: bool = False, window: int | None = None, sinks: Arrays = None
+    ) -> Arrays:
+        return (core if sinks is None else beside)(q, k, v, causal=causal, window=window, sinks=sinks)
+
+    attend.conventions = {"window-off-by-one"}  # type: ignore[attr-defined]
+    first = next(f for f in check(attend, cases=0).findings if f.fault_class == fault_class)
+    assert (first.parameters, first.detail, first.kind) == (parameters, detail, "fault")

@@ -121,7 +121,9 @@ def read_poison(lab: Lab) -> None:
         where = " and ".join(f"hidden {x.upper()}" for x in of)
         if poison == "np.nan":
             behind = [name.removeprefix("lengths, ") for name in behind]
-            detail = f"NaN in {where} reaches the rows that cannot see it (0 * NaN is NaN), behind {'; '.join(behind)}."
+            *most, last = (name.replace(", ", " with ") for name in behind)
+            hides = f"{', '.join(most)} and {last}" if most else last
+            detail = f"NaN in {where} reaches the rows that cannot see it (0 * NaN is NaN), behind {hides}."
             lab.add("masked-nan", {"poison": "nan", "of": of, "behind": behind}, detail, case)
         else:
             weight = change_size / float(poison)

@@ -364,6 +364,13 @@ def read_together(lab: Lab) -> None:
                 _pair(lab, lab.case(_LONG, FLAT, **{name: texts[name] for name in masks}, **{other: text}))
 
 
+_OFF = (
+    ("window", "window-off-by-one", "extra", "extra_keys", "a window shows W {} 1 keys, expected W"),
+    ("causal", "causal-align", "shift", "shift", "queries stand at t {} 1, expected t"),
+)
+"""Keyword, class, parameter, field of the behaviour and words for what is off by one beside another keyword."""
+
+
 def _pair(lab: Lab, case: Recipe) -> None:
     built = case.build()
     read = lab.support(case)
@@ -401,6 +408,14 @@ def _pair(lab: Lab, case: Recipe) -> None:
         detail = f"{' and '.join(masks)} are joined by OR, expected AND."
         lab.add("mask-compose", {"operator": "or", "of": masks}, detail, case)
         return
+    for keyword, fault_class, way, field, words in _OFF:
+        for by in (-1, 1):
+            moved = replace(lab.behaviour, **{field: getattr(lab.behaviour, field) + by})
+            if keyword in masks and agree(moved.visible(built), read):
+                rest = [name for name in names if name not in masks] or [name for name in masks if name != keyword]
+                detail = f"Beside {' and '.join(rest)} {words.format('+' if by > 0 else '-')}."
+                lab.add(fault_class, {way: by, "with": rest}, detail, case, kind="fault")
+                return
     parameters, words = describe(wanted, read)
     detail = f"With {', '.join(names)} together, {words}."
     lab.add("mask-compose", {"of": names, **parameters}, detail, case)
