@@ -368,7 +368,9 @@ class Lab:
         if kind is None:
             kind = "convention" if legal and fault_class in self.target.conventions else "fault"
             if legal and kind == "fault":
-                detail += f" Elsewhere a convention ({legal}), which a function declares in its conventions."
+                detail += (
+                    f' Elsewhere a convention ({legal}), and here where f.conventions = {{"{fault_class}"}} says so.'
+                )
         if any(f.fault_class == fault_class and f.parameters == parameters for f in self.findings):
             return
         if recipe is not None:
