@@ -208,10 +208,10 @@ def read_plain(bench: LayerBench) -> None:
     --------
     >>> from kvattn.testing.layer_diagnosis.bench import layer_bench
     >>> from kvattn.testing.planted_layer import PlantedLayer
-    >>> bench = layer_bench(PlantedLayer(project=lambda joined, w_o: joined @ w_o * 2))
+    >>> bench = layer_bench(PlantedLayer(scale=lambda *sizes: 1.0))
     >>> read_plain(bench)
-    >>> bench.findings[0].parameters["part"]
-    'values'
+    >>> bench.findings[0].fault_class, bench.findings[0].parameters
+    ('scale', {'rule': '1'})
     """
     drawings = _plain(bench)
     settle_arithmetic(bench, drawings)
