@@ -24,6 +24,7 @@ from kvattn.goldens.mistakes import CLASSES
 from kvattn.testing.arithmetic import Arithmetic
 from kvattn.testing.calls import Call
 from kvattn.testing.diagnosis import settling
+from kvattn.testing.diagnosis.behaviour import built_of
 from kvattn.testing.diagnosis.finding import Finding
 from kvattn.testing.diagnosis.lab import Lab
 from kvattn.testing.diagnosis.raised import Refused
@@ -136,7 +137,7 @@ def _fitted(lab: Lab, recipe: Recorded) -> Recorded | None:
 
 def _plain_to(lab: Lab, recipe: Recorded) -> bool:
     """Say whether nothing stands in a case that the target is known to do otherwise, beyond its behaviour."""
-    built = recipe.build()
+    built = built_of(recipe)
     if "empty rows" in lab.behaviour.without and not lab.behaviour.visible(built).any(-1).all():
         return False
     leaks = {"masked-nan", "mask-fill-overflow"} & {finding.fault_class for finding in lab.findings}

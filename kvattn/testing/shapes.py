@@ -17,7 +17,7 @@ What is not said is found out by a check (`kvattn.testing.diagnosis.refusals`).
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from kvattn.errors import ArgumentError
@@ -98,8 +98,8 @@ class Shapes:
         if self.group_sizes is not None and groups not in self.group_sizes:
             groups = max((n for n in self.group_sizes if n <= groups), default=min(self.group_sizes))
         width, values = self._widths(sizes.D, max(sizes.Dv, columns), columns > 0)
-        fitted = replace(sizes, B=_near(self.batch_sizes, sizes.B), Hq=sizes.Hkv * groups, T=queries, S=keys)
-        return replace(fitted, D=width, Dv=values)
+        batch = _near(self.batch_sizes, sizes.B)
+        return Sizes(batch, sizes.Hkv * groups, sizes.Hkv, queries, keys, width, values)
 
     def block(self, width: int, columns: int) -> int | None:
         """Return how many columns of values are given at once beside keys of a width; None for all of them.

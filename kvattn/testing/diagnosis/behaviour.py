@@ -6,7 +6,8 @@ that one fault is one finding.  The arithmetic is `kvattn.core.definition`, in f
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 import math
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from kvattn.core.definition import definition
 from kvattn.positions.alibi import slopes as paper_slopes
 from kvattn.testing.diagnosis.places import SEES, dense, key_places, query_places, seen_by
-from kvattn.testing.diagnosis.recipe import Built, Sizes
+from kvattn.testing.diagnosis.recipe import Built, Recipe, Sizes
 from kvattn.testing.tolerance import Arithmetic, Bounds, bounds
 from kvattn.typing import Attended, Visible
 
@@ -77,6 +78,10 @@ GIVEN: Mapping[str, Callable[[float, float], float]] = MappingProxyType(
 """Scale used where ``scale`` is given, from it and the default; the contract's first."""
 
 
+KEPT, SMALL = 4096, 1 << 12
+"""How many cases are kept from check to check, and how many numbers one of them may have."""
+
+
 @dataclass(frozen=True)
 class Behaviour:
     """What a target does; the defaults are the contract.
@@ -132,7 +137,7 @@ class Behaviour:
         >>> Behaviour().used_scale(Sizes(D=4), None)
         0.5
         """
-        own = self.factor * SCALES[self.scale](asdict(sizes))
+        own = self.factor * SCALES[self.scale](vars(sizes))
         return own if given is None else GIVEN[self.given](given, own)
 
     def heads(self, which: str, hq: int, hkv: int) -> list[int]:
@@ -243,6 +248,65 @@ class Behaviour:
             visible=self.visible(built),
             sinks=options.get("sinks"),
         )
+
+
+def built_of(recipe: Recipe) -> Built:
+    """Build a case, read-only; checks of one program build the same small cases, which are kept.
+
+    >>> built_of(Recipe(Sizes())).q is built_of(Recipe(Sizes())).q
+    True
+    """
+    return _built(recipe) if _small(recipe) else recipe.build()
+
+
+def expected_of(recipe: Recipe, behaviour: Behaviour) -> Attended:
+    """Return what a behaviour gives in a case, read-only; it is computed once for small ones.
+
+    >>> expected_of(Recipe(Sizes(T=1, S=1)), Behaviour()).out.flags.writeable
+    False
+    """
+    found = _expected if _small(recipe) else _expected.__wrapped__
+    return found(recipe, replace(behaviour, without=frozenset()))
+
+
+def bounds_of(recipe: Recipe, behaviour: Behaviour, arithmetic: Arithmetic) -> Bounds:
+    """Return how far from `expected_of` a target may be in an arithmetic, read-only; once for small cases.
+
+    >>> bool((bounds_of(Recipe(Sizes()), Behaviour(), Arithmetic()).worst < 1e-13).all())
+    True
+    """
+    found = _bounds if _small(recipe) else _bounds.__wrapped__
+    return found(recipe, replace(behaviour, without=frozenset()), arithmetic)
+
+
+def _small(recipe: Recipe) -> bool:
+    size = recipe.sizes
+    return size.B * (size.Hq * size.T + size.Hkv * size.S) * max(size.D, size.Dv) <= SMALL
+
+
+@lru_cache(maxsize=KEPT)
+def _built(recipe: Recipe) -> Built:
+    built = recipe.build()
+    for array in (*built[:3], *built.options.values()):
+        if isinstance(array, np.ndarray):
+            array.setflags(write=False)
+    return built
+
+
+@lru_cache(maxsize=KEPT)
+def _expected(recipe: Recipe, behaviour: Behaviour) -> Attended:
+    return Attended(*map(_read_only, behaviour.expected(built_of(recipe))))
+
+
+@lru_cache(maxsize=KEPT)
+def _bounds(recipe: Recipe, behaviour: Behaviour, arithmetic: Arithmetic) -> Bounds:
+    return Bounds(*map(_read_only, behaviour.bounds(built_of(recipe), arithmetic)))
+
+
+def _read_only(x: Any) -> Any:
+    found = np.asarray(x)
+    found.setflags(write=False)
+    return found
 
 
 def sizes_of(built: Built) -> Sizes:

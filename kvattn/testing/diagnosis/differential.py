@@ -16,7 +16,7 @@ import numpy as np
 
 from kvattn.testing.choices import Recorded
 from kvattn.testing.diagnosis import settling
-from kvattn.testing.diagnosis.behaviour import HEAD_MAPS, SCALES, Behaviour
+from kvattn.testing.diagnosis.behaviour import HEAD_MAPS, SCALES, Behaviour, built_of
 from kvattn.testing.diagnosis.differences import Difference
 from kvattn.testing.diagnosis.finding import Finding
 from kvattn.testing.diagnosis.lab import Lab
@@ -174,7 +174,7 @@ def _fair(lab: Lab, recipe: Recipe) -> bool:
     """Leave out rows that see nothing where those were found to differ."""
     if "empty rows" not in lab.behaviour.without:
         return True
-    return bool(lab.behaviour.visible(recipe.build()).any(-1).all())
+    return bool(lab.behaviour.visible(built_of(recipe)).any(-1).all())
 
 
 def _refuses(lab: Lab, recipe: Recipe) -> bool:

@@ -7,6 +7,7 @@ options would have it, and a first call of another shape does not, they were kep
 import numpy as np
 from numpy.typing import NDArray
 
+from kvattn.testing.diagnosis.behaviour import expected_of
 from kvattn.testing.diagnosis.lab import Lab
 from kvattn.testing.diagnosis.raised import Refused
 from kvattn.testing.diagnosis.recipe import FLAT, Recipe, Sizes
@@ -92,7 +93,7 @@ def _kept(lab: Lab, argument: str, first: Recipe, second: Recipe, fresh: Recipe)
 
 
 def _expected(lab: Lab, case: Recipe) -> NDArray[np.float64]:
-    return np.asarray(lab.behaviour.expected(case.build()).out[..., : case.sizes.S], np.float64)
+    return np.asarray(expected_of(case, lab.behaviour).out[..., : case.sizes.S], np.float64)
 
 
 def _close(lab: Lab, got: NDArray[np.float64], want: NDArray[np.float64]) -> bool:

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kvattn.testing.diagnosis.behaviour import Behaviour
+from kvattn.testing.diagnosis.behaviour import Behaviour, bounds_of, built_of, expected_of
 from kvattn.testing.diagnosis.conventions import whose
 from kvattn.testing.diagnosis.differences import Difference, farthest, place_of
 from kvattn.testing.diagnosis.finding import Finding, Kind
 from kvattn.testing.diagnosis.raised import Misshapen, Refused, Untaken, told
-from kvattn.testing.diagnosis.recipe import BY_BATCH, BY_HEAD, ONE_HOT, Built, Recipe, Sizes
+from kvattn.testing.diagnosis.recipe import BY_BATCH, BY_HEAD, DRAWN, ONE_HOT, Built, Recipe, Sizes
 from kvattn.testing.keywords import fed, whole
 from kvattn.testing.planted import Planted
 from kvattn.testing.shapes import ANY, Shapes
@@ -134,9 +134,9 @@ class Lab:
         if values == ONE_HOT and sizes.Dv < sizes.S:
             sizes = replace(sizes, D=max(sizes.D, sizes.S))
         sizes = self.shapes.fit(sizes, options, columns)
-        recipe = Recipe(sizes, values=values, options=tuple(options.items()), dtype=self.dtype, seed=self.seed)
-        recipe = replace(recipe, mask_form=self.target.mask_form)
-        return recipe if scores is None else replace(recipe, scores=scores)
+        given, form = tuple(options.items()), self.target.mask_form
+        drawn = DRAWN if scores is None else scores
+        return Recipe(sizes, drawn, values, given, dtype=self.dtype, seed=self.seed, mask_form=form)
 
     def each(
         self, sizes: Sizes, scores: tuple[str, str] | None = None, values: str = ONE_HOT, **options: str
@@ -258,7 +258,7 @@ class Lab:
         """
         if not self.takes(recipe):
             raise Untaken(f"sizes that it does not take: {recipe.sizes}")
-        built = recipe.build()
+        built = built_of(recipe)
         self.last = recipe
         result = self.run(built)
         wanted = (*built.q.shape[:3], built.v.shape[3])
@@ -318,8 +318,7 @@ class Lab:
         >>> Lab(planted()).distance(Recipe(Sizes())) < 1e-14
         True
         """
-        seen = self.see(recipe)
-        expected = self.behaviour.expected(seen.built)
+        seen, expected = self.see(recipe), expected_of(recipe, self.behaviour)
         pairs = [(seen.out, expected.out)]
         if seen.lse is not None and "lse" not in self.behaviour.without:
             pairs.append((seen.lse, expected.lse))
@@ -335,7 +334,7 @@ class Lab:
         """
         behaviour = self.behaviour if behaviour is None else behaviour
         seen = self.see(recipe)
-        expected, limit = behaviour.expected(seen.built), behaviour.bounds(seen.built, self.arithmetic)
+        expected, limit = expected_of(recipe, behaviour), bounds_of(recipe, behaviour, self.arithmetic)
         right = np.asarray(expected.out, np.float64), np.asarray(expected.lse, np.float64)
         found = farthest("out", seen.out, right[0], limit.worst, limit.statistical)
         if seen.lse is None or "lse" in behaviour.without:
@@ -417,7 +416,7 @@ class Lab:
             return "; ".join([*self._opening(), recipe.code(), show])
         except Refused:
             return "; ".join([*self._opening(), recipe.code(), recipe.call()])
-        expected = CONTRACT.expected(seen.built)
+        expected = expected_of(recipe, CONTRACT)
         got, right = (seen.out, expected.out) if channel == "out" or seen.lse is None else (seen.lse, expected.lse)
         want = np.asarray(right, np.float64)
         place = place_of(got, want)
@@ -459,7 +458,7 @@ class Lab:
             seen = self.see(recipe)
         except Refused:
             return replace(recipe, sizes=replace(sizes, Dv=block))
-        place = place_of(seen.out, np.asarray(CONTRACT.expected(seen.built).out, np.float64))
+        place = place_of(seen.out, np.asarray(expected_of(recipe, CONTRACT).out, np.float64))
         start = place[3] // block * block if channel == "out" else 0
         values = re.sub(r"(np\.eye\(\{\w+\}, \{Dv\})", rf"\1, {-start}", recipe.values) if start else recipe.values
         return replace(recipe, sizes=replace(sizes, Dv=block), values=values)
@@ -474,7 +473,7 @@ class Lab:
             seen = self.see(recipe)
         except (Refused, IndexError, ValueError):  # an edit or an option may not go with smaller sizes
             return False
-        expected = CONTRACT.expected(seen.built)
+        expected = expected_of(recipe, CONTRACT)
         got, want = (seen.out, expected.out) if channel == "out" else (seen.lse, expected.lse)
         if got is None:
             return False

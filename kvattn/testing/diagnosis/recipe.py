@@ -168,7 +168,7 @@ class Recipe:
         return Built(names["q"], names["k"], names["v"], options)
 
     def _letters(self) -> dict[str, int]:
-        return {**asdict(self.sizes), "page": self.page}
+        return {**vars(self.sizes), "page": self.page}
 
     def scalars(self) -> tuple[tuple[str, str], ...]:
         """Return the options that are no arrays.

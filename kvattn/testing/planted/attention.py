@@ -7,8 +7,9 @@ replacement says is what a finding's parameters are compared with.
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
+from functools import cache
 import math
-from types import MappingProxyType
+from types import CodeType, MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -399,8 +400,19 @@ def _strided(tree: Visible, stride: int) -> Visible:
     return np.concatenate([tree[:, : count - length], np.stack(read)], 1)
 
 
+_FUNCTIONS = {
+    **{name: getattr(np, name) for name in ("sqrt", "tanh", "exp", "log", "where", "maximum", "abs", "inf")},
+    **{name: getattr(np, name) for name in ("finfo", "minimum", "nan", "sort")},
+    "strided": _strided,
+}
+"""What formulas may use."""
+
+
+@cache
+def _compiled(text: str) -> CodeType:
+    return compile(text.lstrip(), "<formula>", "eval")
+
+
 def _formula(text: str, **names: Any) -> Any:
     """Evaluate one of the small formulas above."""
-    functions = {name: getattr(np, name) for name in ("sqrt", "tanh", "exp", "log", "where", "maximum", "abs", "inf")}
-    functions |= {name: getattr(np, name) for name in ("finfo", "minimum", "nan", "sort")} | {"strided": _strided}
-    return eval(text, {**functions, **names})  # noqa: S307 - our own text
+    return eval(_compiled(text), {**_FUNCTIONS, **names})  # noqa: S307 - our own text
