@@ -149,8 +149,8 @@ def test_correct_attention_never_fails(name: str, data: st.DataObject) -> None:
 
 def test_the_verdict_says_the_same() -> None:
     """But where the errors of all elements lean one way, which is suspect too."""
-    for case in examples(COUNT):
-        word, verdict = graded(case), judged(case)
+    for case, verdict in zip(examples(COUNT), verdicts(), strict=True):
+        word = graded(case)
         assert verdict.word == word or (verdict.mean.leans and (word, verdict.word) == ("pass", "suspect"))
     wrong = [case._replace(arithmetic=Arithmetic("float32")) for case in examples(COUNT)[::2]]
     for case in wrong:
@@ -179,7 +179,7 @@ def test_an_exp_as_poor_as_stated_never_fails(lean: str, data: st.DataObject) ->
 
 def test_suspects_are_rare() -> None:
     """Eight standard deviations and what is known to be systematic leave almost nothing."""
-    words = Counter(judged(case).word for case in examples(COUNT))
+    words = Counter(verdict.word for verdict in verdicts())
     assert words["fail"] == 0
     assert words["suspect"] <= COUNT / 20
 
@@ -197,6 +197,12 @@ def examples(count: int) -> list[Drawn]:
 
     collect()
     return found
+
+
+@cache
+def verdicts() -> list[Verdict]:
+    """What is said of the emulation of each of them."""
+    return [judged(case) for case in examples(COUNT)]
 
 
 @pytest.mark.parametrize(("better", "worse"), [("float32", "bfloat16"), ("float32", "float16"), ("float64", "float32")])
