@@ -37,12 +37,13 @@ def distances(case: Case, found: Any) -> dict[str, float]:
     return far
 
 
-@pytest.mark.parametrize(("name", "form"), FORMS)
-def test_a_form_gives_what_is_recorded(name: str, form: str) -> None:
+@pytest.mark.parametrize("name", [name for name in CASES if TOLD[name].forms])
+def test_every_form_gives_what_is_recorded(name: str) -> None:
     recipe, case = TOLD[name], CASES[name]
-    far = distances(case, recipe.forms[form](recipe.inputs, recipe.parameters))
-    assert far, "a form must give at least one of the outputs"
-    assert max(far.values()) <= 1.0
+    for form, function in recipe.forms.items():
+        far = distances(case, function(recipe.inputs, recipe.parameters))
+        assert far, f"{form} must give at least one of the outputs"
+        assert max(far.values()) <= 1.0, form
 
 
 def test_every_such_recipe_is_recorded() -> None:
