@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 import subprocess
@@ -18,6 +18,7 @@ from kvattn.testing.arithmetic import BFLOAT16_TENSOR_CORE, Arithmetic
 from kvattn.testing.calls import DisagreementError
 from kvattn.testing.checking import Report, check
 from kvattn.testing.keywords import KEYWORDS
+from kvattn.testing.passing import must_pass
 from kvattn.testing.targets import Target, load, target_of
 from kvattn.testing.writing import new_file, text_of
 
@@ -40,36 +41,35 @@ settings.load_profile("quick")
 """A smaller case of what fails is worth its seconds to a user, and nothing here."""
 
 
-def outcome(folder: Path, change: str) -> tuple[int, str, str]:
-    """Write ``mine.py``, have the test written as a user would, and run it."""
-    (folder / "mine.py").write_text(MINE.format(change=change))
-    (folder / "conftest.py").write_text(QUICK)
-    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "", "OMP_NUM_THREADS": "1"}
+def test_for_what_is_right_it_passes(tmp_path: Path) -> None:
+    """As a user has it: written by the command, run by pytest."""
+    (tmp_path / "mine.py").write_text(MINE.format(change=""))
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
 
     checked = run("kvattn", "check", "mine:mine", "--cases", "8", "--write-test")
     assert "test_mine.py" in checked.stderr, checked.stderr
-    named = () if LOADED else ("-p", "kvattn.pytest_plugin")
-    ran = run("pytest", "-q", *named, "test_mine.py")
-    return ran.returncode, ran.stdout, (folder / "test_mine.py").read_text()
+    assert 'FEATURES = ("causal", "window", "scale")' in (tmp_path / "test_mine.py").read_text()
+    ran = run("pytest", "-q", *(() if LOADED else ("-p", "kvattn.pytest_plugin")), "test_mine.py")
+    assert ran.returncode == 0, ran.stdout
+    assert "2 passed" in ran.stdout
 
 
-def test_for_what_is_right_it_passes(tmp_path: Path) -> None:
-    code, output, text = outcome(tmp_path, "")
-    assert code == 0, output
-    assert "2 passed" in output
-    assert 'FEATURES = ("causal", "window", "scale")' in text
-
-
-def test_for_what_is_wrong_it_fails_with_the_name(tmp_path: Path) -> None:
-    code, output, _ = outcome(tmp_path, "head_map='h % Hkv'")
-    assert code == 1
-    assert "gqa-map" in output
-    assert "2 failed" in output
+def test_for_what_is_wrong_it_fails_with_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine_tiled.py").write_text(MINE.format(change="head_map='h % Hkv'"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["check", "mine_tiled:mine", "--cases", "1", "--write-test"]) == 1
+    text = (tmp_path / "test_mine.py").read_text()
+    names: dict[str, Any] = {}
+    exec(text, names)  # noqa: S102 - that it runs is what is tested
+    with pytest.raises(DisagreementError, match="fault: gqa-map"):
+        names["test_it_is_what_the_contract_says"](partial(must_pass, cases=1))
+    assert "must be" in agrees(text)
 
 
 def test_a_file_that_exists_stays(tmp_path: Path) -> None:
