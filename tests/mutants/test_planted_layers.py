@@ -752,7 +752,7 @@ def test_another_legal_choice_is_a_convention_by_name(name: str) -> None:
     assert bench.findings[0].parameters.items() >= parameters.items()
 
 
-@pytest.mark.parametrize("name", [*WRONG][:: 1 if DEEP else 8])
+@pytest.mark.parametrize("name", [*WRONG][:: 1 if DEEP else 12])
 def test_a_planted_fault_is_named_in_float32(name: str) -> None:
     _, _, fault_class, parameters = WRONG[name]
     bench, _ = look(mutant(name), cases=6, dtype="float32")

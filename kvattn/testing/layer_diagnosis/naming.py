@@ -159,11 +159,12 @@ def _pair(bench: LayerBench, found: Sequence[Change], cases: Sequence[Ran]) -> l
     now = bench.reading
     changed = [_changed(now, change.reading) for change in found]
     small = min(cases, key=lambda one: one[1].x.size)
+    most = bench.limit(small[0], small[1])
     for (n, one), (m, two) in itertools.combinations(enumerate(found), 2):
         if set(changed[n]) & set(changed[m]):
             continue
         both = replace(now, **changed[n], **changed[m])
-        if explains(bench, both, [small]) and explains(bench, both, cases):
+        if error(bench, both, small) <= most and explains(bench, both, cases):
             return [one, two]
     return None
 
