@@ -26,6 +26,7 @@ or ``"bytes"`` says so.
 from collections.abc import Callable, Mapping
 import contextlib
 from dataclasses import dataclass
+from functools import cached_property
 import inspect
 import sys
 from types import MappingProxyType
@@ -113,7 +114,7 @@ class CounterTarget:
     setup: str = ""
     untested: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def required(self) -> frozenset[str]:
         """Its own names of what it must be given.
 
