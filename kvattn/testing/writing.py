@@ -3,7 +3,8 @@
 The file holds one test that checks and names (`kvattn.testing.passing.must_pass`), and one in which Hypothesis draws
 calls of all keywords that the function takes, of sizes that it takes, and compares them with the definition.
 Conventions that the check has found are written down in it, so that it passes as long as they stay the same; a fault is
-not: the file fails until it is mended.
+not: the file fails until it is mended.  Where a convention leaves nothing to compare with the definition, as a logit in
+every denominator does, the first test stands alone.
 """
 
 from collections.abc import Iterable
@@ -32,22 +33,20 @@ _FILE = '''\
 Written by ``kvattn check --write-test``.
 """
 
-from collections.abc import Callable
-
-{imports}
-
-{lines}
+{head}
 
 
 def test_it_is_what_the_contract_says(kvattn_check: Callable[..., object]) -> None:
     kvattn_check({checked})
+'''
 
+_DRAWN = """
 
 @settings({settings})
 @given({drawn})
 def test_it_agrees_with_the_definition(call: Call) -> None:
     {compared}
-'''
+"""
 
 _FIELDS = {
     "causal-align": ("anchor", "shift"),
@@ -86,12 +85,17 @@ def text_of(target: Target, report: Report) -> str:
     """
     if not target.setup:
         raise ArgumentError(f"target must be importable to be written into a test, got {target.name}")
+    binding, bound = _bound(target)
+    typed = "" if report.dtype == "float64" else f", dtype={json.dumps(report.dtype)}"
+    checked = "f" if _is_declared(target) else json.dumps(target.name)
+    if report.margin is None and report.verdict != "fault":  # a convention that leaves nothing to compare with
+        return _FILE.format(
+            name=target.name, head=_head(*((binding, bound) if checked == "f" else ())), checked=checked + typed
+        )
     found = [finding for finding in report.findings if finding.kind == "convention"]
     ways = _ways(report.behaviour, found)
     inside = _inside(report)
     apart = tuple(sorted(tuple(sorted(pair)) for pair in target.exclusive))
-    typed = "" if report.dtype == "float64" else f", dtype={json.dumps(report.dtype)}"
-    binding, bound = _bound(target)
     froms = {
         "from hypothesis import given, settings",
         "from kvattn.testing.calls import Call",
@@ -128,16 +132,16 @@ def text_of(target: Target, report: Report) -> str:
         others = ", **OTHERS"
     constants.append(("CALLS", f"calls({', '.join(words)})", ""))
     lines = [_laid(f"{name} = {text}", note) for name, text, note in constants]
-    checked = "f" if _is_declared(target) else json.dumps(target.name)
-    return _FILE.format(
-        name=target.name,
-        imports=_sections({*froms, binding}),
-        lines="\n".join([*([bound] if bound else []), *lines]),
-        checked=checked + typed,
+    head = _head(_sections({*froms, binding}), "\n".join([*([bound] if bound else []), *lines]))
+    return _FILE.format(name=target.name, head=head, checked=checked + typed) + _DRAWN.format(
         settings=f"max_examples={FEW}, deadline=None" if report.slow else "deadline=None",
         drawn=drawn,
         compared=_laid(f"call.must_agree(call.run(f{others}){against})", indent="    "),
     )
+
+
+def _head(*parts: str) -> str:
+    return "\n\n".join(part for part in ("from collections.abc import Callable", *parts) if part)
 
 
 def new_file(target: Target, path: str = "") -> Path:
@@ -178,7 +182,12 @@ def _ways(behaviour: Behaviour, found: list[Finding]) -> Behaviour:
 def _inside(report: Report) -> str | None:
     """Write the arithmetic in which a target answers, where it is not that of its inputs."""
     wide = {"float64", "float32"} & {report.dtype}
-    if report.within is None or any(report.within == Arithmetic(x, tiles=t, merges=m) for x in wide for t, m in _PLAIN):
+    wrong = any(finding.kind == "fault" and finding.fault_class == "precision" for finding in report.findings)
+    if (
+        report.within is None
+        or wrong
+        or any(report.within == Arithmetic(x, tiles=t, merges=m) for x in wide for t, m in _PLAIN)
+    ):
         return None
     if report.within == Arithmetic(report.within.compute):
         return _written(report.within)

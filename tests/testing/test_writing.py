@@ -19,6 +19,8 @@ from kvattn.testing.calls import DisagreementError
 from kvattn.testing.checking import Report, check
 from kvattn.testing.keywords import KEYWORDS
 from kvattn.testing.passing import must_pass
+from kvattn.testing.planted import Planted
+from kvattn.testing.planted.wrapped import OwnSink
 from kvattn.testing.targets import Target, load, target_of
 from kvattn.testing.writing import new_file, text_of
 
@@ -177,6 +179,44 @@ def contract() -> tuple[Target, Report]:
     """A target that takes the plain keywords, and what a check finds."""
     target = load("kvattn.testing.contract:attend")
     return target, check(target, cases=0)
+
+
+def softmax_one(q: Any, k: Any, v: Any, *, causal: bool = False) -> Any:
+    """A logit of 0 stands in every denominator."""
+    return OwnSink(0.0)(q, k, v, causal=causal)
+
+
+softmax_one.conventions = {"sink"}  # type: ignore[attr-defined]
+
+
+def test_where_nothing_can_be_compared_the_check_stands_alone() -> None:
+    target = target_of(softmax_one, setup="from mine import softmax_one as f")
+    report = check(target, cases=1)
+    assert (report.verdict, report.margin) == ("convention", None)
+    rows = text_of(target, report).splitlines()
+    assert rows[5:] == [
+        "from collections.abc import Callable",
+        "",
+        "from mine import softmax_one as f",
+        "",
+        "",
+        "def test_it_is_what_the_contract_says(kvattn_check: Callable[..., object]) -> None:",
+        "    kvattn_check(f)",
+    ]
+    nested = text_of(replace(target, setup="import mine; f = mine.softmax_one"), report)
+    assert "import Callable\n\nimport mine\n\nf = mine.softmax_one\n\n\ndef test" in nested
+    named = text_of(replace(target, name="mine:TARGET", conventions=frozenset()), report)
+    assert "import Callable\n\n\ndef test" in named
+    assert '    kvattn_check("mine:TARGET")\n' in named
+
+
+def test_conventions_are_written_and_faults_are_not() -> None:
+    def attend(q: Any, k: Any, v: Any, *, causal: bool = False, window: int | None = None) -> Any:
+        return Planted(anchor="top_left", head_map="h % Hkv", extra_keys=1)(q, k, v, causal=causal, window=window)
+
+    attend.conventions = {"causal-align"}  # type: ignore[attr-defined]
+    target = target_of(attend, setup="from mine import attend as f")
+    assert 'WAYS = Behaviour(anchor="top_left")' in text_of(target, check(target, cases=1)).splitlines()
 
 
 def test_what_only_the_target_declares_is_looked_up_by_its_name() -> None:
