@@ -78,8 +78,10 @@ class PlainList:
     def longest(self, origin: Origin, tokens: Tokens) -> int:
         best = 0
         for other, prompt in self.known:
+            if other != origin:
+                continue
             shared = 0
-            while other == origin and shared < min(len(prompt), len(tokens)) and prompt[shared] == tokens[shared]:
+            while shared < min(len(prompt), len(tokens)) and prompt[shared] == tokens[shared]:
                 shared += 1
             best = max(best, shared // self.block * self.block)
         return best
@@ -106,12 +108,12 @@ def complaints(
             witness.known.append((origin, prompt))
     for origin, prompt in asked:
         found, store = store.longest(origin, prompt)
-        least, most = witness.longest(origin, prompt), witness.longest(origin, prompt)
+        length = witness.longest(origin, prompt)
         if wrong_rows(found, origin, prompt):
             said.add("rows of other tokens")
-        if found.length > most:
+        if found.length > length:
             said.add("longer than known")
-        if found.length < least and not collides:
+        if found.length < length and not collides:
             said.add("shorter than known")
     return said
 

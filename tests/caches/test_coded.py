@@ -1,7 +1,11 @@
-"""A cache of codes: what comes back is what a plain list of codes says, and attention to it is attention to that."""
+"""A cache of codes: what comes back is what a plain list of codes says, and attention to it is attention to that.
+
+CI draws four layers of each codec, ``KVATTN_PROFILE=deep`` 25.
+"""
 
 from collections.abc import Sequence
 from functools import partial
+import os
 from typing import Any
 
 from hypothesis import Phase, given, settings
@@ -222,7 +226,7 @@ def test_the_error_of_codes_bounds_that_of_attention(name: str, softcap: float |
 
 @pytest.mark.law("caches/coded", "decode is recompute, batch mates, pages, rollback, branches, beams", "bits")
 @pytest.mark.parametrize("name", CODECS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=25 if os.environ.get("KVATTN_PROFILE") == "deep" else 4, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     batch=st.integers(1, 3),

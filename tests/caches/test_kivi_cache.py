@@ -1,12 +1,16 @@
-"""KIVI's cache: what settles, when, and to which codes, compared with a plain list of tokens."""
+"""KIVI's cache: what settles, when, and to which codes, compared with a plain list of tokens.
+
+CI draws three layers of each number of bits beside one that is always tried, ``KVATTN_PROFILE=deep`` 25.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+import os
 import struct
 from typing import Any
 
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
@@ -266,7 +270,7 @@ def variant_of(kivi: Kivi, layer: Grouped, page: int, step: Any = step_in_window
 
 @pytest.mark.law("caches/kivi_cache", "decode is recompute, batch mates, pages, rollback, branches, beams", "bits")
 @pytest.mark.parametrize("name", CODES)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=25 if os.environ.get("KVATTN_PROFILE") == "deep" else 3, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     batch=st.integers(1, 3),
@@ -276,6 +280,7 @@ def variant_of(kivi: Kivi, layer: Grouped, page: int, step: Any = step_in_window
     window=st.sampled_from([None, 4]),
     dtype=st.sampled_from([np.float64, np.float32]),
 )
+@example(seed=1, batch=2, length=258, cuts=[101, 257], page=7, window=None, dtype=np.float64)
 def test_layers_step_over_kivi(
     name: str, seed: int, batch: int, length: int, cuts: list[int], page: int, window: int | None, dtype: Any
 ) -> None:
