@@ -293,13 +293,13 @@ def _check(options: argparse.Namespace) -> int:
     with _quiet():
         report = check(options.target, seed=options.seed, dtype=options.dtype, cases=options.cases, progress=show)
     show("")
-    _print_report(report, options)
-    if written is not None and isinstance(loaded, Target):
+    if written is not None and isinstance(loaded, Target):  # first: who reads stdout may stop early
         from kvattn.testing.writing import text_of
 
         with written.open("x", encoding="utf-8") as file:
             file.write(text_of(loaded, report))
         print(f"written: {written}", file=sys.stderr)
+    _print_report(report, options)
     return int(report.verdict == "fault")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import Phase
 import pytest
 
+from kvattn import cli
 from kvattn.cli import main
 from kvattn.errors import ArgumentError
 from kvattn.testing.arithmetic import BFLOAT16_TENSOR_CORE, Arithmetic
@@ -72,6 +73,17 @@ def test_for_what_is_wrong_it_fails_with_the_name(tmp_path: Path, monkeypatch: p
     with pytest.raises(DisagreementError, match="fault: gqa-map"):
         names["test_it_is_what_the_contract_says"](partial(must_pass, cases=1))
     assert "must be" in agrees(text)
+
+
+def test_it_is_written_even_where_nobody_reads_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(report: Report, options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_print_report", closed)
+    place = tmp_path / "test_it.py"
+    words = ["check", "kvattn.testing.contract:attend", "--cases", "0", "--write-test", str(place)]
+    assert main(words) == 130
+    assert "FEATURES" in place.read_text()
 
 
 def test_a_file_that_exists_stays(tmp_path: Path) -> None:
