@@ -71,7 +71,11 @@ def _part(before: Any, count: int, right: Any) -> Any:  # noqa: ARG001 - others 
     return right
 
 
-def _part_sees(i: int, j: int, begin: int) -> bool:  # noqa: ARG001 - others need more
+def _heads_order(h: int, hq: int, hkv: int) -> int:  # noqa: ARG001 - others need more
+    return h
+
+
+def _part_sees(i: int, j: int, begin: int, end: int) -> bool:  # noqa: ARG001 - others need more
     return j <= i
 
 
@@ -93,6 +97,8 @@ class PlantedLayer:
         ALiBi's slope of each head, as a function of their number; None for none.
     key_head, value_head
         Head of keys and of values for query head h, of Hq and Hkv.
+    query_place, joined_place
+        Which head of the columns of ``w_q`` query head h is; which head stands at place h of the joined ones.
     columns
         Order in which the columns of ``w_q``, ``w_k``, ``w_v`` hold heads and features: ``"hd"`` or ``"dh"`` each.
     rows
@@ -118,7 +124,7 @@ class PlantedLayer:
     offset_after
         Where no positions are given, queries stand after the tokens of the call.
     part_sees
-        As ``sees`` in a later call, with rows counted over all tokens, and the row at which the call begins.
+        As ``sees`` in a later call, with rows counted over all tokens, and the rows at which the call begins and ends.
     remembers
         Whether a later call sees what came before.
     counts_pads
@@ -144,6 +150,8 @@ class PlantedLayer:
     slopes: Callable[[int], Any] | None = None
     key_head: Callable[[int, int, int], int] = field(default_factory=lambda: _head)
     value_head: Callable[[int, int, int], int] = field(default_factory=lambda: _head)
+    query_place: Callable[[int, int, int], int] = field(default_factory=lambda: _heads_order)
+    joined_place: Callable[[int, int, int], int] = field(default_factory=lambda: _heads_order)
     columns: tuple[str, str, str] = ("hd", "hd", "hd")
     rows: tuple[int, int, int, int] = (0, 2, 1, 3)
     project: Callable[[Array, Array], Array] = field(default_factory=lambda: _project)
@@ -155,7 +163,7 @@ class PlantedLayer:
     keeps_given: bool = False
     own: Literal["", "first", "always", "keys", "values"] = ""
     offset_after: bool = False
-    part_sees: Callable[[int, int, int], bool] = field(default_factory=lambda: _part_sees)
+    part_sees: Callable[[int, int, int, int], bool] = field(default_factory=lambda: _part_sees)
     remembers: bool = True
     counts_pads: tuple[bool, bool] = (False, False)
     dropout: float = 0.0
@@ -253,6 +261,7 @@ class PlantedLayer:
         q, k, v = (
             self._heads(x @ w, n, order) for w, n, order in zip(weights[:3], (hq, hkv, hkv), self.columns, strict=True)
         )
+        q = np.stack([q[:, self.query_place(h, hq, hkv)] for h in range(hq)], 1)
         begin = 0 if cache is None else cache[0].shape[2]
         held = np.ones((batch, new), np.bool_) if valid is None else valid
         at = self._places(begin, new, held, positions, cache)
@@ -275,7 +284,7 @@ class PlantedLayer:
             keys = [
                 j
                 for j in range(begin + new)
-                if (self.part_sees(i, j, begin) if begin else self.sees(i, j))
+                if (self.part_sees(i, j, begin, begin + new) if begin else self.sees(i, j))
                 and visible[b, j]
                 and (self.remembers or j >= begin)
             ]
@@ -289,6 +298,7 @@ class PlantedLayer:
             if self.dropout:
                 weight = weight * (self.random.random(weight.shape) >= self.dropout) / (1 - self.dropout)
             mixed[b, h, t] = weight @ v[b, self.value_head(h, hq, hkv), keys]
+        mixed = np.stack([mixed[:, self.joined_place(h, hq, hkv)] for h in range(hq)], 1)
         joined = mixed.transpose(self.rows).reshape(batch, new, hq * width)
         kept = source if self.own == "first" else (k, v)
         return self.project(joined, weights[3]).astype(x.dtype), (*kept, held, all_at)

@@ -32,6 +32,7 @@ NORMED = Plan(rotary=Rotary.of(8), norm="before")
 AFTER = Plan(rotary=Rotary.of(8), norm="after")
 ALIBI = Plan(alibi=True)
 WINDOW = Plan(rotary=Rotary.of(8), window=3)
+WIDER = Plan(rotary=Rotary.of(8), window=6)
 CAPPED = Plan(softcap=1.5)
 YARN = Plan(rotary=yarn_rotary(8, factor=16.0, trained=64))
 LLAMA3 = Plan(rotary=llama3_rotary(8, trained=32))
@@ -135,6 +136,48 @@ CORE: dict[str, tuple[dict[str, Any], Plan, str, dict[str, Any]]] = {
     ),
     "heads joined before tokens": ({"rows": (0, 1, 2, 3)}, TURNED, "gqa-map", {"columns": "tokens first"}),
     "heads joined features first": ({"rows": (0, 2, 3, 1)}, PLAIN, "gqa-map", {"columns": "features first"}),
+    "heads joined in reverse": (
+        {"joined_place": lambda h, hq, hkv: hq - 1 - h},
+        TURNED,
+        "gqa-map",
+        {"heads": "reversed", "of": ["w_o"]},
+    ),
+    "heads joined with groups and their members exchanged": (
+        {"joined_place": lambda h, hq, hkv: h % hkv * (hq // hkv) + h // hkv},
+        PLAIN,
+        "gqa-map",
+        {"heads": "h % Hkv * (Hq // Hkv) + h // Hkv", "of": ["w_o"]},
+    ),
+    "heads joined in reverse within groups": (
+        {"joined_place": lambda h, hq, hkv: h // (hq // hkv) * (hq // hkv) + hq // hkv - 1 - h % (hq // hkv)},
+        NORMED,
+        "gqa-map",
+        {"heads": "reversed in each group", "of": ["w_o"]},
+    ),
+    "columns of query heads in reverse": (
+        {"query_place": lambda h, hq, hkv: hq - 1 - h},
+        TURNED,
+        "gqa-map",
+        {"heads": "reversed", "of": ["w_q"]},
+    ),
+    "columns of query heads one on": (
+        {"query_place": lambda h, hq, hkv: (h + 1) % hq},
+        ALIBI,
+        "gqa-map",
+        {"heads": "(h + 1) % Hq", "of": ["w_q"]},
+    ),
+    "heads joined in no order that has a name": (
+        {"joined_place": lambda h, hq, hkv: (h + 1) % hq if h % 2 else h - 1 if h else hq - 2},
+        TURNED,
+        "gqa-map",
+        {"of": ["w_o"]},
+    ),
+    "query heads that read heads by no rule that has a name": (
+        {"key_head": lambda h, hq, hkv: 1 - (h == 1), "value_head": lambda h, hq, hkv: 1 - (h == 1)},
+        TURNED,
+        "gqa-map",
+        {"of": ["k", "v"]},
+    ),
     "heads tiled": (
         {"key_head": tiled, "value_head": tiled},
         TURNED,
@@ -413,16 +456,70 @@ CACHED: dict[str, tuple[dict[str, Any], Plan, str, dict[str, Any]]] = {
         {"positions": "one less"},
     ),
     "the triangle of a later part at the top left": (
-        {"part_sees": lambda i, j, begin: j <= i - begin},
+        {"part_sees": lambda i, j, begin, end: j <= i - begin},
         TURNED,
         "chunked-prefill",
         {"sees": "row numbers"},
     ),
     "a later part without a triangle": (
-        {"part_sees": lambda i, j, begin: True},
+        {"part_sees": lambda i, j, begin, end: True},
         TURNED,
         "chunked-prefill",
         {"sees": "all"},
+    ),
+    "the window not applied to one token after a prompt": (
+        {"part_sees": lambda i, j, begin, end: j <= i if end - begin == 1 else 0 <= i - j < 3},
+        WINDOW,
+        "mask-dropped",
+        {"argument": "window", "parts": "one token"},
+    ),
+    "the window of 6 not applied to one token after a prompt": (
+        {"part_sees": lambda i, j, begin, end: j <= i if end - begin == 1 else 0 <= i - j < 6},
+        WIDER,
+        "mask-dropped",
+        {"argument": "window", "parts": "one token"},
+    ),
+    "the window not applied to later parts": (
+        {"part_sees": lambda i, j, begin, end: j <= i},
+        WINDOW,
+        "mask-dropped",
+        {"argument": "window", "parts": "all"},
+    ),
+    "the window not applied to several tokens after others": (
+        {"part_sees": lambda i, j, begin, end: j <= i if end - begin > 1 else 0 <= i - j < 3},
+        WINDOW,
+        "mask-dropped",
+        {"argument": "window", "parts": "several tokens"},
+    ),
+    "a window of one more at decode": (
+        {"part_sees": lambda i, j, begin, end: 0 <= i - j < (4 if end - begin == 1 else 3)},
+        WINDOW,
+        "window-off-by-one",
+        {"extra": 1, "parts": "one token"},
+    ),
+    "a window of one fewer in later parts": (
+        {"part_sees": lambda i, j, begin, end: 0 <= i - j < 2},
+        WINDOW,
+        "window-off-by-one",
+        {"extra": -1, "parts": "all"},
+    ),
+    "a window of two more in later parts": (
+        {"part_sees": lambda i, j, begin, end: 0 <= i - j < 5},
+        WINDOW,
+        "window-cache",
+        {"keys": 5, "parts": "all"},
+    ),
+    "rows dropped before the first tokens of a part have read": (
+        {"part_sees": lambda i, j, begin, end: 0 <= i - j < 3 and j >= end - 3},
+        WINDOW,
+        "window-cache",
+        {"evicts": "before all queries have read"},
+    ),
+    "the past cut to 4 keys where there is no window": (
+        {"part_sees": lambda i, j, begin, end: 0 <= i - j < 4},
+        TURNED,
+        "window-cache",
+        {"keys": 4, "parts": "all"},
     ),
     "the past forgotten": ({"remembers": False}, TURNED, "chunked-prefill", {"sees": "itself"}),
     "the past forgotten, no rotation": ({"remembers": False}, PLAIN, "chunked-prefill", {"sees": "itself"}),
@@ -473,6 +570,15 @@ THROUGH: dict[str, tuple[dict[str, Any], Plan, str, dict[str, Any]]] = {
         TURNED,
         "rope-offset",
         {"positions": "one more"},
+    ),
+    "a window at decode alone": (
+        {
+            "sees": lambda i, j: j <= i,
+            "part_sees": lambda i, j, begin, end: j <= i if end - begin > 1 else 0 <= i - j < 3,
+        },
+        WINDOW,
+        "mask-dropped",
+        {"argument": "window"},
     ),
     "no causal mask in a first call": ({"sees": lambda i, j: True}, TURNED, "mask-dropped", {"argument": "causal"}),
     "a window of one more in a first call": (
@@ -528,7 +634,7 @@ def planted(faults: dict[str, Any], plan: Plan) -> PlantedLayer:
         right["cap"] = capped
     if plan.window:
         right["sees"] = lambda i, j: 0 <= i - j < plan.window
-        right["part_sees"] = lambda i, j, begin: 0 <= i - j < plan.window
+        right["part_sees"] = lambda i, j, begin, end: 0 <= i - j < plan.window
     if plan.norm:
         right |= {"norm": True, "norm_before": plan.norm == "before"}
     if plan.rotary is not None:
@@ -693,6 +799,7 @@ RIGHT: dict[str, Plan] = {
     "normed after": AFTER,
     "ALiBi": ALIBI,
     "window": WINDOW,
+    "a wider window": WIDER,
     "softcap": CAPPED,
     "YaRN": YARN,
     "Llama-3": LLAMA3,

@@ -15,12 +15,14 @@ from kvattn.testing.layer_diagnosis.bench import LayerBench
 from kvattn.testing.layer_diagnosis.changes import Change
 from kvattn.testing.layer_diagnosis.described import describe
 from kvattn.testing.layer_diagnosis.drawing import NARROW, Drawing
+from kvattn.testing.layer_diagnosis.head_orders import orders, read_orders
 from kvattn.testing.layer_diagnosis.latent import read_latent, read_latent_places
 from kvattn.testing.layer_diagnosis.naming import SINGLE, explains, name, ran
 from kvattn.testing.layer_diagnosis.opaque import look_opaque
 from kvattn.testing.layer_diagnosis.plan import Plan
 from kvattn.testing.layer_diagnosis.reading import Reading
 from kvattn.testing.layer_diagnosis.rotations import read_rotation
+from kvattn.testing.layer_diagnosis.windows import continued, filled, windows
 from kvattn.testing.layer_targets import LayerTarget
 
 
@@ -182,7 +184,7 @@ def _plain(bench: LayerBench) -> list[Drawing]:
         cases.append(bench.drawing(D=12, T=6, Hq=8, Hkv=4, seed=bench.seed + 3))
     if bench.target.expects.alibi:
         cases.append(bench.drawing(B=1, T=6, Hq=12, Hkv=4, seed=bench.seed + 4))
-    return cases
+    return [*cases, *filled(bench)]
 
 
 def _every(bench: LayerBench) -> Callable[[Reading], Iterable[Change]]:
@@ -194,6 +196,7 @@ def _every(bench: LayerBench) -> Callable[[Reading], Iterable[Change]]:
         yield from changes.sharing(now)
         yield from changes.projections(now)
         yield from changes.heads(now)
+        yield from orders(now)
         yield from changes.bends(now)
         yield from changes.norms(now)
         yield from changes.rotations(now, width)
@@ -218,6 +221,8 @@ def read_plain(bench: LayerBench) -> None:
     if bench.plan.shared and bench.can("cache"):  # parts tell a layer that never shares from one that does later
         name(bench, [*drawings, bench.drawing(T=5, cuts=(3,))], changes.sharing, pairs=False)
     if name(bench, drawings, _every(bench), changes.fits, pairs=False):
+        return
+    if read_orders(bench, drawings[:3]):
         return
     bench.stopped = True
     count = len(bench.findings)
@@ -351,10 +356,12 @@ def read_parts(bench: LayerBench) -> None:
         bench.drawing(T=7, cuts=(3,)),
         bench.drawing(B=1, T=6, cuts=(2, 3, 4), seed=bench.seed + 1),
         bench.drawing(B=3, T=7, cuts=(1, 5), seed=bench.seed + 2),
+        *continued(bench),
     ]
 
     def tries(now: Reading) -> Iterator[Change]:
         yield from changes.parts(now)
+        yield from windows(now)
         yield from changes.sharing(now)
         yield from changes.rotations(now, drawings[0].D)
         yield from changes.bends(now)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kvattn.positions.rotary import Rotary
 from kvattn.testing.diagnosis.behaviour import HEAD_MAPS
-from kvattn.testing.layer_diagnosis.reading import Case, Reading
+from kvattn.testing.layer_diagnosis.reading import Case, Reading, heads_of
 from kvattn.testing.rotary_diagnosis.model import Model
 
 Numbers = NDArray[np.float64]
@@ -54,7 +54,7 @@ def narrow_bound(reading: Reading, weights: Any, case: Case, roundoff: float) ->
     q, q_far = _side("q", reading, weights, x, at, roundoff)
     k, k_far = _side("k", reading, weights, x, at, roundoff)
     v, v_far = _stored(x, weights.matrix("w_v"), hkv, roundoff)
-    group = [HEAD_MAPS[reading.key_map](h, hq, hkv) for h in range(hq)]
+    group = heads_of(reading.key_map, HEAD_MAPS, hq, hkv)
     k, k_far, v, v_far = (part[:, group] for part in (k, k_far, v, v_far))
     scores, plain = q @ k.swapaxes(2, 3), abs(weights.width**-0.5 if plan.scale is None else plan.scale)
     sizes = _met(q, k)

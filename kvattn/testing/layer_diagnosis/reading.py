@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 import math
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,37 @@ SLOPES: Mapping[str, Callable[[int], tuple[float, ...]]] = MappingProxyType(
     }
 )
 """ALiBi's slope of each head; the paper's first."""
+
+
+HEAD_ORDERS: Mapping[str, Callable[[int, int, int], int]] = MappingProxyType(
+    {
+        "as they are": lambda h, hq, hkv: h,
+        "reversed": lambda h, hq, hkv: hq - 1 - h,
+        "reversed in each group": lambda h, hq, hkv: h - h % (hq // hkv) + hq // hkv - 1 - h % (hq // hkv),
+        "groups reversed": lambda h, hq, hkv: (hkv - 1 - h // (hq // hkv)) * (hq // hkv) + h % (hq // hkv),
+        "h % Hkv * (Hq // Hkv) + h // Hkv": lambda h, hq, hkv: h % hkv * (hq // hkv) + h // hkv,
+        "h % (Hq // Hkv) * Hkv + h // (Hq // Hkv)": lambda h, hq, hkv: h % (hq // hkv) * hkv + h // (hq // hkv),
+        "(h + 1) % Hq": lambda h, hq, hkv: (h + 1) % hq,
+        "(h - 1) % Hq": lambda h, hq, hkv: (h - 1) % hq,
+    }
+)
+"""Head that stands at place h of the query heads' matrix or of the joined heads; the contract's first."""
+
+Heads: TypeAlias = "str | tuple[tuple[int, int, tuple[int, ...]], ...]"
+"""A name in a table of heads, or the heads themselves for some numbers of query and of key/value heads."""
+
+
+def heads_of(rule: Heads, table: Mapping[str, Callable[[int, int, int], int]], hq: int, hkv: int) -> list[int]:
+    """Return the heads that a name stands for, or those that were read, which are the table's first elsewhere.
+
+    >>> heads_of("reversed", HEAD_ORDERS, 3, 1), heads_of(((2, 1, (1, 0)),), HEAD_ORDERS, 2, 1)
+    ([2, 1, 0], [1, 0])
+    """
+    read = {} if isinstance(rule, str) else {(one, two): heads for one, two, heads in rule}
+    if (hq, hkv) in read:
+        return list(read[hq, hkv])
+    named = table[rule if isinstance(rule, str) else next(iter(table))]
+    return [named(h, hq, hkv) for h in range(hq)]
 
 
 class Case(NamedTuple):
@@ -89,8 +120,10 @@ class Reading:
     q_columns, k_columns, v_columns, o_rows
         Order of heads and features in a matrix: ``"heads first"`` (the contract's), ``"features first"``, ``"tokens
         first"`` for ``o_rows``: heads are not moved behind tokens before they are joined.
+    q_heads, o_heads
+        Order of heads in the columns of ``w_q`` and where heads are joined: names in `HEAD_ORDERS`, or heads.
     key_map, value_map
-        Names in `HEAD_MAPS`.
+        Names in `HEAD_MAPS`, or heads.
     output
         ``"w_o"``, ``"none"``, ``"transposed"``.
     scale, factor
@@ -129,8 +162,11 @@ class Reading:
     part_given
         Whether that holds for positions that are given too.
     part_sight
-        What a later part sees: ``"past and causal"``, ``"row numbers"``, ``"all"``, ``"itself"``, or ``"as planned"``
-        where the first sees otherwise.
+        What a later part sees: ``"past and causal"``, ``"row numbers"``, ``"all"``, ``"itself"``, what its last token's
+        window holds (``"the last window"``), or ``"as planned"`` where the first sees otherwise.
+    part_window, part_window_of
+        Keys that a token of a later part sees, None for as many as one of the first; whether that holds for ``"all"``
+        later parts, those of ``"one token"`` or those of ``"several tokens"``.
     shared, shares
         Whether keys and values should be another layer's; where they are so: empty for everywhere, ``"later calls"``,
         ``"never"``, ``"values"``, ``"keys"`` alone.
@@ -147,8 +183,10 @@ class Reading:
     k_columns: str = "heads first"
     v_columns: str = "heads first"
     o_rows: str = "heads first"
-    key_map: str = "h // (Hq // Hkv)"
-    value_map: str = "h // (Hq // Hkv)"
+    q_heads: Heads = "as they are"
+    o_heads: Heads = "as they are"
+    key_map: Heads = "h // (Hq // Hkv)"
+    value_map: Heads = "h // (Hq // Hkv)"
     output: str = "w_o"
     scale: str = ""
     factor: float = 1.0
@@ -177,6 +215,8 @@ class Reading:
     part_places: str = "go on"
     part_given: bool = True
     part_sight: str = "past and causal"
+    part_window: int | None = None
+    part_window_of: str = "all"
     shared: bool = False
     shares: str = ""
 
@@ -246,6 +286,7 @@ class Reading:
         at = self.positions(case, begin, end)
         length = int(at.max()) + 1 if at.size else 0
         q = _split(x @ weights.matrix(self.uses[0]), hq, self.q_columns)
+        q = q[:, heads_of(self.q_heads, HEAD_ORDERS, hq, hkv)]
         late = end - begin if self.q_places == "after the call" and case.positions is None else 0
         q = self._bent("q", q, at + late, length, weights)
         k, v = self._keys(x, weights, at, length, self.uses[1:])
@@ -262,8 +303,7 @@ class Reading:
             valid, flat_keys = np.concatenate([kept[2], valid], 1), np.concatenate([kept[3], flat], 1)
         else:
             flat_keys = flat
-        key_heads = [HEAD_MAPS[self.key_map](h, hq, hkv) for h in range(hq)]
-        value_heads = [HEAD_MAPS[self.value_map](h, hq, hkv) for h in range(hq)]
+        key_heads, value_heads = (heads_of(rule, HEAD_MAPS, hq, hkv) for rule in (self.key_map, self.value_map))
         scores = np.einsum("bhtd,bhsd->bhts", q, k[:, key_heads])
         scores = self._scaled(scores, weights, (*x.shape[:2], begin))
         scores = scores + self._slopes(hq)[:, None, None] * (flat_keys[:, None, None, :] - flat[:, None, :, None])
@@ -354,7 +394,7 @@ class Reading:
         i, j = np.arange(begin, end)[:, None], np.arange(end)
         if begin and self.part_sight == "as planned":
             return replace(self, sight="", window_extra=0, part_sight="past and causal")._keep(begin, end)
-        if begin and self.part_sight != "past and causal":
+        if begin and self.part_sight not in {"past and causal", "the last window"}:
             return {
                 "row numbers": j <= i - begin,
                 "all": j < end + 0 * i,
@@ -364,12 +404,18 @@ class Reading:
         sight = self.sight or ("causal" if self.plan.causal else "all")
         if sight != "all":
             keep &= j <= i + {"causal": 0, "strict": -1, "one ahead": 1}[sight]
-        if self.plan.window is not None:
-            keep &= i - j < self.plan.window + self.window_extra
+        window = None if self.plan.window is None else self.plan.window + self.window_extra
+        if window is not None and begin and self.part_sight == "the last window":
+            keep &= j >= end - window
+        if begin and self.part_window_of in {"all", "one token" if end - begin == 1 else "several tokens"}:
+            window = window if self.part_window is None else self.part_window
+        if window is not None:
+            keep &= i - j < window
         return keep
 
     def _joined(self, mixed: Numbers, weights: Any) -> Numbers:
         batch, heads, length, width = mixed.shape
+        mixed = mixed[:, heads_of(self.o_heads, HEAD_ORDERS, heads, weights.kv_heads)]
         order: Mapping[str, Sequence[int]] = {"heads first": (0, 2, 1, 3), "features first": (0, 2, 3, 1)}
         flat = mixed.transpose(order.get(self.o_rows, (0, 1, 2, 3))).reshape(batch, length, heads * width)
         if self.output == "none":

@@ -66,6 +66,8 @@ CHANGED: dict[str, Any] = {
     "k_columns": "features first",
     "v_columns": "tokens first",
     "o_rows": "features first",
+    "q_heads": "reversed",
+    "o_heads": ((4, 2, (0, 3, 2, 1)),),
     "key_map": "h % Hkv",
     "value_map": "0",
     "output": "transposed",
@@ -95,6 +97,8 @@ CHANGED: dict[str, Any] = {
     "part_places": "restart",
     "part_given": False,
     "part_sight": "row numbers",
+    "part_window": 2,
+    "part_window_of": "one token",
     "shares": "never",
 }
 
@@ -110,7 +114,8 @@ def test_every_field_matters(name: str) -> None:
     drawing = Drawing(B=2, T=8, Hkv=heads, M=32, norms=True, positions=positions, valid=valid, cuts=cuts)
     drawing = replace(drawing, shares=name == "shares")
     weights, case = drawing.build()
-    now = Reading(plan, part_places="restart") if name == "part_given" else Reading(plan)
+    first: dict[str, Any] = {"part_given": {"part_places": "restart"}, "part_window_of": {"part_window": 2}}
+    now = Reading(plan, **first.get(name, {}))
     other = replace(now, **{name: CHANGED[name]})
     assert np.abs(other.predict(weights, case) - now.predict(weights, case)).max() > 1e-6
 
