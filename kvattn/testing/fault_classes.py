@@ -64,7 +64,7 @@ FAULT_CLASSES: Mapping[str, str] = {
 
 FURTHER_CLASSES: Mapping[str, str] = {
     "output-projection": "The last projection of a layer is left out, or used transposed.",
-    "precision": "A step is computed in fewer bits than the rest.",
+    "precision": "A step is computed in fewer bits than the rest, or beyond the range of its numbers.",
     "projection": "Queries, keys or values are made with weights that are another's.",
     "rope-missing": "Queries, keys or both are not turned at all.",
     "tile-tail": "What stands behind the last full tile of keys, queries or features is lost, doubled or filled up.",

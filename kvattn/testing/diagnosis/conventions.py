@@ -41,7 +41,7 @@ LEGAL: Mapping[str, tuple[str, Callable[[_Parameters], bool]]] = MappingProxyTyp
             lambda p: p.get("logit") == 0.0 if p.get("always") else p.get("in_lse") is False,
         ),
         "gqa-map": ("as many key/value heads as query heads", lambda p: p.get("supported") is False),
-        "precision": ("another number format on the way", lambda p: True),
+        "precision": ("another number format on the way", lambda p: p.get("stage") != "range of exp"),
     }
 )
 """For each class, whose choice it is, and whether the parameters of a finding are that choice."""

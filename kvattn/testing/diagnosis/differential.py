@@ -4,8 +4,8 @@ Each case takes at least two options where the target has two, sizes that differ
 numbers one below, at and one above a boundary (the window, the length, a tile of 16, 32, 64 or 128 keys).
 The comparison is elementwise, against the worst-case bound of `kvattn.testing.tolerance`, under what
 the read-outs have learned.  A case that fails loses every option and makes every size smaller for as
-long as it fails; then the hypotheses that name faults are tried on it, and where none fits it is
-described by what was read out.
+long as it fails; then, where nothing that was found before explains it, the hypotheses that name faults are tried on
+it, and where none fits it is described by what was read out.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,6 +18,7 @@ from kvattn.testing.choices import Recorded
 from kvattn.testing.diagnosis import settling
 from kvattn.testing.diagnosis.behaviour import HEAD_MAPS, SCALES, Behaviour, built_of
 from kvattn.testing.diagnosis.differences import Difference
+from kvattn.testing.diagnosis.explained import explained
 from kvattn.testing.diagnosis.finding import Finding
 from kvattn.testing.diagnosis.lab import Lab
 from kvattn.testing.diagnosis.prose import reads_like
@@ -165,7 +166,8 @@ def _compared(lab: Lab, recipes: Iterator[Recipe]) -> Margin:
                 failures.append((error if np.isfinite(error) else np.inf, -cases, recipe))
         if refusals >= 3:
             break
-    for _, _, recipe in sorted(failures, key=lambda failure: failure[:2], reverse=True)[:4]:  # the plainest first
+    failures.sort(key=lambda failure: (not explained(lab, failure[2]), *failure[:2]), reverse=True)
+    for _, _, recipe in failures[:4]:  # the plainest first
         _name(lab, recipe)
     return Margin(cases, worst, suspect)
 
@@ -221,6 +223,8 @@ def _name(lab: Lab, recipe: Recipe) -> None:
 
     wide = _fewer(recipe, still)
     recipe = _fewer(lab.shrink(wide, still), still)
+    if explained(lab, recipe):
+        return
     if recipe.options != wide.options:
         wide = recipe
     names = sorted(name for name, _ in recipe.options)

@@ -194,5 +194,5 @@ def read_extremes(lab: Lab) -> None:
             detail = (
                 f"At scores of {level:g} the output is NaN or infinite: the row maximum is not taken off before exp."
             )
-            lab.add("unclassified", {"scores": level, "out": "nan"}, detail, case)
+            lab.add("precision", {"stage": "range of exp", "scores": level, "out": "nan"}, detail, case)
             return

@@ -1,13 +1,15 @@
 """Number formats on the way: which stage is rounded, and to what.
 
 Method: attention is computed once for every stage and format, exactly but for that one rounding, and compared with
-the weights that a target gives.  Where nothing agrees to the last digits, as where a whole softmax runs in float32,
+the weights that a target gives; once more for numbers that are cut off, as by a mask on the bits of a float32, which
+rounds them towards 0.  Where nothing agrees to the last digits, as where a whole softmax runs in float32,
 the finest format whose unit covers the error is named; a change of q too small for that format then tells
-whether q was converted too.
+whether q was converted too, and changes that are larger, to which format.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -104,15 +106,31 @@ def read_precision(lab: Lab) -> None:
     own = FORMATS[lab.dtype].roundoff
     if not off > 64 * own or off > 0.2:
         return
+    built = [case.build() for case in cases]
+    for stage, name, towards, round_ in _roundings():
+        if all(np.abs(r - _plain(stage, round_, b)).max() <= 32 * own for r, b in zip(read, built, strict=True)):
+            _report(lab, stage, name, off, cases[0], towards)
+            return
+    within = [n for n in NARROW if _UNIT[n] > 8 * own and _UNIT[n] / 64 <= off <= 8 * _UNIT[n]]
+    if within and _rough(lab, cases[1], off):
+        blind = [n for n in within if (n == within[0] or off >= _UNIT[n] / 4) and _blind(lab, cases[1], n)]
+        coarse = next((n for n in blind if _UNIT[n] == _UNIT[blind[-1]]), within[0])  # q tells the format that it has
+        _report(lab, "everything" if blind else "softmax", coarse, off, cases[0])
+
+
+def _roundings() -> Iterator[tuple[str, str, str, Callable[[Rows], NDArray[Any]]]]:
+    """Stage, format, where numbers go if not to the nearest, and the rounding: to the nearest of all formats first."""
     for name in NARROW:
         for stage in STAGES:
-            guess = [_plain(stage, FORMATS[name].round, case.build()) for case in cases]
-            if all(np.abs(r - g).max() <= 32 * own for r, g in zip(read, guess, strict=True)):
-                _report(lab, stage, name, off, cases[0])
-                return
-    coarse = next((n for n in NARROW if _UNIT[n] > 8 * own and off <= 8 * _UNIT[n]), None)
-    if coarse is not None and off >= _UNIT[coarse] / 64 and _rough(lab, cases[1], off):
-        _report(lab, "everything" if _blind(lab, cases[1], coarse) else "softmax", coarse, off, cases[0])
+            yield stage, name, "", FORMATS[name].round
+    for name in NARROW[1:]:
+        for stage in STAGES:
+            yield stage, name, "0", partial(_cut, name)
+
+
+def _cut(name: str, x: Rows) -> NDArray[Any]:
+    """Cut the bits of a float32 off that a format has not."""
+    return FORMATS[name].cut(FORMATS["float32"].round(x))
 
 
 def _rough(lab: Lab, case: Recipe, off: float) -> bool:
@@ -127,8 +145,9 @@ def _blind(lab: Lab, case: Recipe, name: str) -> bool:
     return bool((lab.see(case).out == lab.see(moved).out).mean() > 0.7)
 
 
-def _report(lab: Lab, stage: str, name: str, off: float, case: Recipe) -> None:
-    detail = f"{_SAID[stage]} {name}, although its inputs are {lab.dtype}: errors up to {off:.2g}."
+def _report(lab: Lab, stage: str, name: str, off: float, case: Recipe, towards: str = "") -> None:
+    how = f"{name} towards {towards}" if towards else name
+    detail = f"{_SAID[stage]} {how}, although its inputs are {lab.dtype}: errors up to {off:.2g}."
     wide = lab.dtype
     stated = {
         "q, k": Arithmetic(wide, inputs=name),
@@ -143,7 +162,12 @@ def _report(lab: Lab, stage: str, name: str, off: float, case: Recipe) -> None:
     if _UNIT[name] > 2.0**-7:
         lab.stopped = True
         lab.notes.append(f"{name} is too coarse to read the rest")
-    lab.coarsen(_UNIT[name], stated.get(stage, inside))
-    lab.add(
-        "precision", {"stage": stage, "format": name}, detail, case, kind="convention" if name == "float32" else None
-    )
+    parameters = {"stage": stage, "format": name}
+    if towards:  # errors of twice the size: those of two roundings to the nearest
+        stored = name if stage == "out" else wide
+        lab.coarsen(2 * _UNIT[name], Arithmetic(name, accumulate=wide, store=stored, tiles=0))
+        parameters["towards"] = towards
+    else:  # a format that was guessed by the errors is no finer than they are
+        unit = max(_UNIT[name], off / 4) if stage in ("everything", "softmax") else _UNIT[name]
+        lab.coarsen(unit, stated.get(stage, inside))
+    lab.add("precision", parameters, detail, case, kind="convention" if name == "float32" else None)

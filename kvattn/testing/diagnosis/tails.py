@@ -149,7 +149,7 @@ def _read_running(lab: Lab) -> None:
     close = max(5 * lab.sharp * (want / want.sum()).max(), 1e-9)
     if np.abs(read[0, 0, 0] - want / want.sum()).max() <= close:
         return
-    for tile in TILES:
+    for tile in (*TILES, *range(2, len(scores))):
         ends = np.arange(len(scores)) // tile
         tops = np.maximum.accumulate([scores[ends == n].max() for n in range(ends[-1] + 1)])
         kept = np.exp(scores - tops[ends])  # each key's weight when its tile was added

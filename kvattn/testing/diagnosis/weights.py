@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kvattn.testing.diagnosis.axes import read_axes
 from kvattn.testing.diagnosis.behaviour import GIVEN, SCALES
+from kvattn.testing.diagnosis.channels import read_channels
 from kvattn.testing.diagnosis.heads import name_map
 from kvattn.testing.diagnosis.lab import Lab
 from kvattn.testing.diagnosis.prose import reads_like
@@ -61,7 +62,7 @@ def read_weights(lab: Lab) -> None:
         best = rest.argmin(-1)
         used = slope[np.arange(sizes.Hq), best]
         if rest.min(-1).max() > 3 * lab.sharp * max(1.0, float(np.abs(logs).max())):
-            if read_axes(lab):
+            if read_axes(lab) or read_channels(lab):
                 return
             lab.add(
                 "unclassified",

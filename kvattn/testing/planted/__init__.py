@@ -6,6 +6,7 @@ report each; those of ``ODD`` stand in no list, and must be caught and described
 """
 
 from kvattn.testing.planted.attention import Planted
+from kvattn.testing.planted.kernels import KERNELS
 from kvattn.testing.planted.manners import BATCH, MEMORY, STATE, TAILS
 from kvattn.testing.planted.mutant import Mutant
 from kvattn.testing.planted.odd import ODD
@@ -36,7 +37,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *(*HEADS, *SCALES, *CAPS, *SLOPES),
     *(*TRIANGLE, *WINDOW, *MASKS, *PADDING, *REGIONS, *DOCUMENTS, *TREES, *PLACES, *PAGES),
     *(*SINKS, *LSE, *MERGES, *EMPTY, *FILLS, *FACTORS, *DROPOUT, *PRECISION),
-    *(*STATE, *MEMORY, *BATCH, *TAILS),
+    *(*STATE, *MEMORY, *BATCH, *TAILS, *KERNELS),
 )
 """Mutants that must be named."""
 
