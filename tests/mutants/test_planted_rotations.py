@@ -32,6 +32,7 @@ BF16, FP16 = FORMATS["bfloat16"].round, FORMATS["float16"].round
 
 D = 32
 LLAMA3 = llama3_rotary(D, base=500000.0)
+WIDE_BAND = llama3_rotary(D, high=32.0)
 YARN = yarn_rotary(D, factor=16.0, trained=4096)
 LINEAR = linear_rotary(D, factor=4.0)
 DYNAMIC = DynamicNTK(D, factor=4.0, trained=512)
@@ -67,6 +68,17 @@ def bands(factor: float, trained: int, low: float, high: float, base: float, smo
             share = (trained / wave - low) / (high - low) if smooth else 0.0
             out.append((1 - share) * frequency / factor + share * frequency)
     return out
+
+
+def masks(factor: float, trained: int, low: float, high: float, base: float, swaps: bool = False) -> Any:
+    """The same with masks over all pairs, as in transformers; the two terms of the passage exchanged if it swaps."""
+    plain = theta(D, base)
+    wave = 2 * np.pi / plain
+    out = np.where(wave > trained / low, plain / factor, plain)
+    share = (trained / wave - low) / (high - low)
+    share = 1 - share if swaps else share
+    medium = ~(wave < trained / high) & ~(wave > trained / low)
+    return np.where(medium, (1 - share) * plain / factor + share * plain, out)
 
 
 WRONG: dict[str, tuple[dict[str, Any], Any, str, dict[str, Any]]] = {
@@ -157,6 +169,36 @@ WRONG: dict[str, tuple[dict[str, Any], Any, str, dict[str, Any]]] = {
         LLAMA3,
         "rope-scaling",
         {"scheme": "Llama-3", "ramp": "none"},
+    ),
+    "Llama-3 with the terms of the passage exchanged": (
+        {"frequencies": lambda n, w: masks(8, 8192, 1, 4, 500000.0, swaps=True)},
+        LLAMA3,
+        "rope-scaling",
+        {"scheme": "Llama-3", "smoothing": "exchanged"},
+    ),
+    "Llama-3 with the terms of a wide passage exchanged": (
+        {"frequencies": lambda n, w: masks(8, 8192, 1, 32, 500000.0, swaps=True)},
+        WIDE_BAND,
+        "rope-scaling",
+        {"scheme": "Llama-3", "smoothing": "exchanged"},
+    ),
+    "Llama-3's low and high exchanged, in branches": (
+        {"frequencies": lambda n, w: bands(8, 8192, 32, 1, 500000.0)},
+        WIDE_BAND,
+        "rope-scaling",
+        {"scheme": "Llama-3", "smoothing": "kept"},
+    ),
+    "Llama-3's low and high exchanged, in masks": (
+        {"frequencies": lambda n, w: masks(8, 8192, 32, 1, 500000.0)},
+        WIDE_BAND,
+        "rope-scaling",
+        {"scheme": "Llama-3", "smoothing": "divided"},
+    ),
+    "Llama-3 of the new length": (
+        {"frequencies": lambda n, w: bands(8, 65536, 1, 4, 500000.0)},
+        LLAMA3,
+        "rope-scaling",
+        {"scheme": "Llama-3", "factor": 8.0, "trained": 65536.0},
     ),
     "Llama-3 with 3.2's factor": (
         {"frequencies": lambda n, w: bands(32, 8192, 1, 4, 500000.0)},

@@ -4,7 +4,7 @@ First the changes that code is known to make to what was expected, each computed
 fits, the scheme that fits the frequencies by themselves.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -68,6 +68,8 @@ def changes(expected: Numbers, width: int, sharp: float) -> Iterator[Change]:
         yield scaled(right.scheme, "no ramp: kept or divided", np.where(kept > 0.5, plain, plain / factor), ramp="none")
         mixed = 1 / (kept / plain + (1 - kept) * factor / plain)
         yield scaled(right.scheme, "wavelengths mixed and not frequencies", mixed, ramp="wavelengths")
+        if right.scheme == "Llama-3":
+            yield from _smoothed(right, plain, kept, scaled)
     for divisor in dict.fromkeys((width, 2 * width, count, 4 * count)):
         if divisor != 2 * count:
             factor_left = expected / plain if right.scheme != "proportional" else np.ones(count)
@@ -79,6 +81,30 @@ def changes(expected: Numbers, width: int, sharp: float) -> Iterator[Change]:
             )
     yield scaled("plain", "frequencies in reverse order", expected[::-1], order="reversed")
     yield scaled("plain", "exponents from 1 and not from 0", expected * base ** (-1 / count), exponents_from=1)
+
+
+def _smoothed(right: Named, plain: Numbers, kept: Numbers, scaled: Callable[..., Change]) -> Iterator[Change]:
+    """Yield what code makes of Llama-3's middle band, given how much of each frequency is to be kept."""
+    factor, trained = float(right.parameters["factor"]), float(right.parameters["trained"])
+    low, high = float(right.parameters["low"]), float(right.parameters["high"])
+    middle = (kept > 1e-6) & (kept < 1 - 1e-6)
+
+    def of(share: Numbers) -> Numbers:
+        return np.asarray(plain * (share + (1 - share) / factor))
+
+    words = "the two terms of the smoothing exchanged, the other bands right"
+    yield scaled("Llama-3", words, of(np.where(middle, 1 - kept, kept)), smoothing="exchanged")
+    words = "no smoothing, the middle band kept, as where branches are asked with the low and high factors exchanged"
+    yield scaled("Llama-3", words, of(np.where(middle, 1.0, kept)), smoothing="kept")
+    words = "no smoothing, the middle band divided, as where masks are made with the low and high factors exchanged"
+    yield scaled("Llama-3", words, of(np.where(middle, 0.0, kept)), smoothing="divided")
+    for length, which in (
+        (trained * factor, "the new length"),
+        (trained / factor, "the trained length over the factor"),
+    ):
+        share = np.clip((length * plain / (2 * np.pi) - low) / (high - low), 0, 1)
+        words = f"{which}, {length:g}, where the trained one, {trained:g}, belongs"
+        yield scaled("Llama-3", words, of(share), factor=factor, trained=length)
 
 
 def read_frequencies(bench: RotaryBench) -> None:
@@ -194,7 +220,8 @@ def _other_lengths(bench: RotaryBench) -> Iterator[Change]:
 def _say(bench: RotaryBench, found: Named | Change) -> tuple[str, dict[str, Any], str]:
     if isinstance(found, Change):
         named, wanted = name_scheme(found.frequencies), name_scheme(np.array(bench.expected(NEAR).frequencies))
-        return found.fault_class, found.parameters, f"{named}: {found.words}; expected {wanted}."
+        first = "of no scheme that has a name" if named.scheme == "list" else str(named)
+        return found.fault_class, found.parameters, f"{first}: {found.words}; expected {wanted}."
     wanted = name_scheme(np.array(bench.expected(NEAR).frequencies), bench.sharp)
     parameters: dict[str, Any] = {"scheme": found.scheme, **found.parameters}
     if bench.target.expects is not None:

@@ -19,6 +19,21 @@ def test_changes_differ_from_what_is_expected_and_from_each_other() -> None:
             assert not close(change.frequencies, other.frequencies, 1e-6), (change.words, other.words)
 
 
+def test_the_terms_of_llama3s_smoothing_are_exchanged_between_the_bands_alone() -> None:
+    right = np.array(llama3_rotary(64).frequencies)
+    names = {change.parameters.get("smoothing") for change in changes(right, 64, 1e-6)}
+    assert names > {"exchanged", "kept", "divided"}
+    for change in changes(right, 64, 1e-6):
+        if change.parameters.get("smoothing") == "exchanged":
+            plain = 500000.0 ** -(np.arange(32) / 32)
+            shares = [(theta / unscaled - 1 / 8) / (1 - 1 / 8) for theta, unscaled in zip(right, plain, strict=True)]
+            wanted = [
+                p * ((1 - t) + t / 8) if 0 < round(t, 9) < 1 else r
+                for p, t, r in zip(plain, shares, right, strict=True)
+            ]
+            np.testing.assert_allclose(change.frequencies, wanted, rtol=1e-12)
+
+
 def test_a_pair_that_is_off_is_told_with_its_numbers() -> None:
     theta = [*Rotary.of(16).frequencies]
     theta[3] = 0.73
