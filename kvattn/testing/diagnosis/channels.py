@@ -34,7 +34,7 @@ def read_channels(lab: Lab) -> bool:
     cases = [case, lab.case(replace(second, D=width), MILD)]
     used = [(case.sizes.D, _used(lab, case)) for case in cases]
     tile = next((tile for tile in TILES if all(n in (d, d // tile * tile) for d, n in used)), 0)
-    if not tile or all(n == d for d, n in used):
+    if not tile or all(n == d for d, n in used) or not all(n for _, n in used):
         return False
     case, (d, n) = next(pair for pair in zip(cases, used, strict=True) if pair[1][0] != pair[1][1])
     detail = f"The scores leave out what stands behind the last full tile of {tile} channels: of D={d} they take {n}."

@@ -40,6 +40,15 @@ def test_other_channels_that_are_lost_are_no_tail(kept: Any) -> None:
     assert lab.findings == []
 
 
+def test_scores_that_no_channels_explain_are_no_tail() -> None:
+    def normalised(q: Any, k: Any, v: Any) -> Any:
+        return Planted(returns_lse=False)(q / np.linalg.norm(q, axis=-1, keepdims=True), k, v)
+
+    lab = Lab(target_of(normalised))
+    assert not read_channels(lab)
+    assert lab.findings == []
+
+
 def test_a_wrong_scale_is_no_tail() -> None:
     lab = Lab(target_of(Planted(scale="1 / D")))
     assert not read_channels(lab)
