@@ -24,6 +24,7 @@ from kvattn.testing.cache_diagnosis.observing import Shown, alike, observe, show
 from kvattn.testing.cache_diagnosis.scales import Kept, read_scales
 from kvattn.testing.cache_diagnosis.scripts import (
     Script,
+    borders,
     negative,
     oversize,
     script,
@@ -299,7 +300,7 @@ def _named(
     best = [one for score, one in scores.values() if score == most and 2 * score >= len(asked)]
     right = [steps for steps in every if steps not in dict(failures)][::4]
     best = [one for one in best if sum(same(one, steps) for steps in right) >= 0.9 * len(right)]
-    for steps in every if len(best) > 1 else ():
+    for steps in (*every, *borders(adapter.capabilities)) if len(best) > 1 else ():
         best = [one for one in best if same(one, steps)] or best
         if len(best) == 1:
             break

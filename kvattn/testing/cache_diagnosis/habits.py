@@ -24,6 +24,16 @@ OTHERS = {"tile": "tiled", "first": "of sequence 0", "batch": "of the old batch"
 """What a select may do to the fields that it does not reorder, in words."""
 
 
+OVERLONG = {
+    "cut": "and what is then too long is cut behind the next rows",
+    "hidden": "and what is then too long is shown only up to the length",
+}
+"""What becomes of the field that a rollback leaves, in words."""
+
+CALLS = ("any number", "one token", "several tokens")
+"""Appends that are told apart, by how many tokens they bring."""
+
+
 @dataclass(frozen=True)
 class Habit:
     """What a cache does; the defaults are right.
@@ -36,6 +46,15 @@ class Habit:
         A rollback of 0 empties the cache, as ``x[:-0]`` does.
     rollback_fields
         Which of ``"k"``, ``"v"`` a rollback shortens.
+    overlong
+        What becomes of rows beyond the length, where it shortens one of them: nothing if empty, ``"cut"`` behind those
+        of the next append, ``"hidden"`` for as long as the length does not reach them.
+    spare_page
+        A rollback to the border of a page of so many tokens keeps the page behind it, and the next append begins yet
+        another; 0 for none.
+    reversed_heads, reversed_calls
+        Which of ``"k"``, ``"v"`` come with their heads in reversed order; in appends of ``"any number"``, of
+        ``"one token"``, of ``"several tokens"``.
     odd_keeps
         Tokens that are left after a rollback of fewer than none, of more than there are or of more than is declared;
         -1 for the right number.
@@ -114,6 +133,10 @@ class Habit:
     rollback_skips: int = -1
     select_skips: int = -1
     late_offset: bool = False
+    overlong: str = ""
+    spare_page: int = 0
+    reversed_heads: tuple[str, ...] = ()
+    reversed_calls: str = "any number"
 
 
 class Suspect(NamedTuple):
@@ -144,6 +167,9 @@ def suspects(can: Capabilities) -> Iterator[Suspect]:
     for fields, what in ((("k",), "keys only"), (("v",), "values only"), ((), "nothing")):
         words = f"A rollback shortens {what}"
         yield Suspect("crop-rollback", {"shortens": what}, words, replace(plain, rollback_fields=fields))
+        for rest, told in OVERLONG.items() if fields else ():
+            habit = replace(plain, rollback_fields=fields, overlong=rest)
+            yield Suspect("crop-rollback", {"shortens": what, "rest": rest}, f"{words}, {told}", habit)
         words = f"A select reorders {what}"
         yield Suspect("beam-reorder", {"reorders": what}, words, replace(plain, selected_fields=fields))
         for others, told in OTHERS.items() if can.select and can.resize else ():
@@ -189,6 +215,12 @@ def suspects(can: Capabilities) -> Iterator[Suspect]:
     for page in PAGES:
         words = f"Branches write into the same partly filled page of {page} tokens"
         yield Suspect("block-ownership", {"page": page}, words, replace(plain, shared_page=page))
+        words = (
+            f"A rollback to the border of a page of {page} tokens keeps the page behind it, and tokens go to the next"
+        )
+        yield Suspect(
+            "crop-rollback", {"page": page, "keeps": "one page too many"}, words, replace(plain, spare_page=page)
+        )
         words = f"Pages of {page} tokens come in reversed order"
         yield Suspect("paged-table", {"page": page, "order": "reversed"}, words, replace(plain, page_order=page))
         words = f"The last token of a full page of {page} tokens is lost"
@@ -203,6 +235,11 @@ def suspects(can: Capabilities) -> Iterator[Suspect]:
     )
     for head in range(HEADS):
         yield Suspect("gqa-map", {"head": head}, f"Every head has the rows of head {head}", replace(plain, head=head))
+    for heads in (("k", "v"), ("k",), ("v",)):
+        for calls in CALLS:
+            words = f"Heads of {' and '.join(heads)} come in reversed order in appends of {calls}"
+            parameters = {"heads": "reversed", "of": [*heads], "appends": calls}
+            yield Suspect("gqa-map", parameters, words, replace(plain, reversed_heads=heads, reversed_calls=calls))
     yield Suspect(
         "quantised-kv", {"fields": "swapped"}, "Keys come as values, values as keys", replace(plain, swapped=True)
     )
@@ -288,6 +325,18 @@ class Lane:
         cell = self.pages.setdefault(place // page, {}).setdefault(place % page, []) if page else []
         cell[:] = [row]
         self.cells.append(cell)
+
+    def put(self, row: Any, place: int, page: int) -> None:
+        """Put a row into the last page, into a new one where its place is the first of a page.
+
+        >>> lane = Lane()
+        >>> lane.put("row", 0, 2)
+        >>> lane.cells
+        [['row'], []]
+        """
+        if not place % page:
+            self.cells += [[] for _ in range(page)]
+        self.cells[len(self.cells) - page + place % page] = [row]
 
 
 @dataclass
@@ -382,7 +431,11 @@ class Model:
             if part.source and lanes["k"][0].cells and not habit.source_grows:
                 continue
             for name, given in zip(KEPT_FIELDS, (k, v), strict=True):
-                self._add(lanes[name], given, before)
+                turned = name in habit.reversed_heads and habit.reversed_calls in {CALLS[0], CALLS[1 + (count > 1)]}
+                self._add(lanes[name], given[:, ::-1] if turned else given, before)
+                if habit.overlong == "cut":
+                    for lane in lanes[name]:
+                        del lane.cells[memory.length :]
         seen = [self._seen(memory, number, count) for number in range(len(can.parts))]
         for part, lanes in zip(can.parts, memory.lanes, strict=True):
             if part.window and habit.window_extra < 0:
@@ -405,6 +458,8 @@ class Model:
             for t in taken:
                 if habit.clamped and most is not None and len(lane.cells) >= most:
                     lane.cells[most - 1] = [source[:, t]]
+                elif habit.spare_page:
+                    lane.put(source[:, t], before + t, habit.spare_page)
                 else:
                     lane.add(source[:, t], habit.shared_page)
 
@@ -412,10 +467,11 @@ class Model:
         part, habit = self.capabilities.parts[number], self.habit
         fields = []
         for name in KEPT_FIELDS:
-            lanes = memory.lanes[number][name]
-            array: Array = np.zeros((len(lanes), HEADS, max((len(lane.cells) for lane in lanes), default=0), WIDTH))
-            for b, lane in enumerate(lanes):
-                for place, cell in enumerate(lane.cells):
+            most = memory.length if habit.overlong or habit.spare_page else None
+            lanes = [lane.cells[:most] for lane in memory.lanes[number][name]]
+            array: Array = np.zeros((len(lanes), HEADS, max(map(len, lanes), default=0), WIDTH))
+            for b, cells in enumerate(lanes):
+                for place, cell in enumerate(cells):
                     if cell:
                         array[b, :, place] = cell[0]
             fields.append(array)
@@ -464,7 +520,8 @@ class Model:
         for number, (part, lanes) in enumerate(zip(self.capabilities.parts, memory.lanes, strict=True)):
             if not part.source and number != habit.rollback_skips:
                 for lane in (lane for name in habit.rollback_fields for lane in lanes[name]):
-                    del lane.cells[left:]
+                    page = habit.spare_page
+                    del lane.cells[(left // page + 1) * page if page else left :]
                     lane.cells += [[] for _ in range(left - len(lane.cells))]
                     if habit.shared_page:
                         whole = -(-left // habit.shared_page)

@@ -137,6 +137,18 @@ def _rollbacks(can: Capabilities, lengths: Sequence[int], most: int) -> Iterator
         yield script(f"start 0 1, append 0 {longest}, append 0 1, append 0 1, rollback 0 1, append 0 1, append 0 1")
 
 
+def borders(can: Capabilities) -> Iterator[Script]:
+    """Yield rollbacks of one token to each length that may be the border of a page, which tell sizes of pages apart.
+
+    >>> [", ".join(map(str, steps[1:])) for steps in borders(Capabilities(capacity=4))]
+    ['append 0 3, rollback 0 1, append 0 1', 'append 0 4, rollback 0 1, append 0 1']
+    """
+    if can.rollback != 0 and "rollback" not in can.untried:
+        for left in range(2, 18):
+            if _holds(can, left + 1):
+                yield script(f"start 0 1, append 0 {left + 1}, rollback 0 1, append 0 1")
+
+
 def oversize(can: Capabilities) -> Iterator[Script]:
     """Yield rollbacks of more tokens than there are, which may be refused.
 

@@ -56,9 +56,13 @@ class PlantedCache:
         Slots, whether a token beyond them overwrites the last, and whether the length stays at the capacity then.
     source, source_grows
         Only the first append is kept; or not.
-    zeroes, mixes, leads, flips
-        The place whose row is lost; whether a select swaps the newest two; copies of the oldest row in front of it;
-        whether a token that comes alone has its heads the other way round.
+    rest
+        Where a rollback leaves one of both: ``"cut"``, by which the next append cuts both to the length, ``"hidden"``,
+        by which only so much is shown.
+    zeroes, mixes, leads
+        The place whose row is lost; whether a select swaps the newest two; copies of the oldest row in front of it.
+    flips, flips_all
+        Of ``"k"``, ``"v"`` or ``"kv"`` a token that comes alone has its heads the other way round; or every token.
 
     Examples
     --------
@@ -92,7 +96,9 @@ class PlantedCache:
     zeroes: int = -1
     mixes: bool = False
     leads: int = 0
-    flips: bool = False
+    flips: str = ""
+    flips_all: bool = False
+    rest: str = ""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -130,8 +136,8 @@ class PlantedCache:
         if self.row >= 0 and self.row < len(k):
             k, v = (np.repeat(x[self.row : self.row + 1], len(x), axis=0) for x in (k, v))
         count = k.shape[2]
-        if self.flips and count == 1:
-            k, v = k[:, ::-1], v[:, ::-1]
+        if count == 1 or self.flips_all:
+            k, v = (x[:, ::-1] if name in self.flips else x for name, x in (("k", k), ("v", v)))
         if self.loses and count > 1 and old.length:
             cut = {"first": slice(1, None), "last": slice(None, -1), "all but last": slice(-1, None)}[self.loses]
             k, v = k[:, :, cut], v[:, :, cut]
@@ -139,7 +145,9 @@ class PlantedCache:
             new = Grown(old.k, old.v, old.length + count)
         else:
             keys, values = (np.concatenate(pair, axis=2) for pair in ((old.k, k), (old.v, v)))
-            new = Grown(keys, values, old.length + count)
+            length = old.length + count
+            cut = slice(length if self.rest == "cut" else None)
+            new = Grown(keys[:, :, cut], values[:, :, cut], length)
         if self.capacity is not None and new.length > self.capacity:
             if not self.overwrites:
                 raise MemoryError("full")
@@ -154,6 +162,8 @@ class PlantedCache:
         keys, values = (new.v, new.k) if self.swaps else (new.k, new.v)
         if self.head >= 0:
             keys, values = (np.repeat(x[:, self.head : self.head + 1], HEADS, axis=1) for x in (keys, values))
+        if self.rest == "hidden":
+            keys, values = (x[:, :, : new.length] for x in (keys, values))
         if self.leads:
             keys, values = (np.concatenate([x[:, :, :1]] * self.leads + [x], axis=2) for x in (keys, values))
         held = new.length if self.capacity is None or not self.clamps else min(new.length, self.capacity)

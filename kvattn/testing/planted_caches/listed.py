@@ -44,6 +44,20 @@ def _planted() -> tuple[Planted, ...]:
         Planted(replace(right, rollback_skips="v"), "crop-rollback", {"shortens": "keys only"}),
         Planted(replace(right, rollback_skips="k"), "crop-rollback", {"shortens": "values only"}),
         Planted(replace(right, rollback_skips="kv"), "crop-rollback", {"shortens": "nothing"}),
+        *(
+            Planted(replace(right, rollback_skips=one, rest=n), "crop-rollback", {"shortens": what, "rest": n})
+            for n in ("cut", "hidden")
+            for one, what in (("v", "keys only"), ("k", "values only"))
+        ),
+        *(
+            Planted(PlantedPages(n, spares=True), "crop-rollback", {"page": n, "keeps": "one page too many"})
+            for n in (2, 4, 5, 8)
+        ),
+        *(
+            Planted(replace(right, flips=n), "gqa-map", {"heads": "reversed", "of": [*n], "appends": "one token"})
+            for n in ("kv", "k", "v")  # whose sizes are those of the other head
+        ),
+        Planted(replace(right, flips="v", flips_all=True), "gqa-map", {"of": ["v"], "appends": "any number"}),
         Planted(replace(right, select_keys_only=True), "beam-reorder", {"reorders": "keys only"}),
         Planted(replace(right, select_values_only=True), "beam-reorder", {"reorders": "values only"}),
         Planted(replace(right, select_nothing=True), "beam-reorder", {"reorders": "nothing"}),
@@ -154,7 +168,6 @@ def _planted() -> tuple[Planted, ...]:
         ),
         Planted(replace(right, zeroes=4), "", {}),
         Planted(replace(right, mixes=True), "", {}),
-        Planted(replace(right, flips=True), "", {}),  # whose sizes are those of the other head
         *(Planted(replace(right, silent=True, leads=n), "", {}) for n in (1, 3)),
         Planted(replace(right, loses="first", select_nothing=True), "", {}),
     ]

@@ -25,6 +25,8 @@ class PlantedPages:
         The table is read from its end.
     skips
         The last slot of every page is skipped by the write.
+    spares
+        A rollback leaves the page that its last token would begin, and the write goes to the end of the table.
 
     Examples
     --------
@@ -36,6 +38,7 @@ class PlantedPages:
     shares: bool = False
     reverses: bool = False
     skips: bool = False
+    spares: bool = False
     pool: list[Array] = field(default_factory=list, compare=False, repr=False)
 
     @property
@@ -69,17 +72,19 @@ class PlantedPages:
                 table[-1] = len(self.pool) - 1
             for t in range(k.shape[2]):
                 place = length + t
-                if place // self.page == len(table):
+                if place % self.page == 0 if self.spares else place // self.page == len(table):
                     self.pool.append(np.zeros((2, HEADS, self.page, WIDTH)))
                     table.append(len(self.pool) - 1)
                 if not self.skips or place % self.page < self.page - 1:
-                    self.pool[table[place // self.page]][:, :, place % self.page] = k[b, :, t], v[b, :, t]
+                    serial = table[-1 if self.spares else place // self.page]
+                    self.pool[serial][:, :, place % self.page] = k[b, :, t], v[b, :, t]
         length += k.shape[2]
         empty = np.zeros((2, HEADS, 0, WIDTH))
         read = []
         for table in tables:
             pages = [
-                self.pool[serial][:, :, : min(self.page, length - n * self.page)] for n, serial in enumerate(table)
+                self.pool[serial][:, :, : max(0, min(self.page, length - n * self.page))]
+                for n, serial in enumerate(table)
             ]
             read.append(np.concatenate([empty, *(pages[::-1] if self.reverses else pages)], axis=2))
         rows = np.stack(read, axis=1)
@@ -92,7 +97,8 @@ class PlantedPages:
         ([[0]], 2)
         """
         left = max(cache[1] - max(tokens, 0), 0)
-        return [table[: -(-left // self.page)] for table in cache[0]], left
+        kept = left // self.page + 1 if self.spares else -(-left // self.page)
+        return [table[:kept] for table in cache[0]], left
 
     def select(self, cache: Any, indices: Sequence[int]) -> Any:
         """Tables fetched; sequences that share a page copy it before they write.

@@ -3,8 +3,10 @@
 import pytest
 
 from kvattn.testing.cache_checking import _run
+from kvattn.testing.cache_diagnosis.habits import PAGES
 from kvattn.testing.cache_diagnosis.scripts import (
     Step,
+    borders,
     lengths_of,
     negative,
     oversize,
@@ -93,3 +95,10 @@ def test_other_odd_rollbacks_are_tried_unless_they_are_known_to_be_wrong() -> No
     assert not list(undeclared(PLAIN))
     assert not list(undeclared(Capabilities(rollback=0, untried=frozenset({"rollback"}))))
     assert all(steps[1].numbers[1] <= 5 for steps in undeclared(Capabilities(rollback=0, capacity=5)))
+
+
+def test_every_length_that_may_be_a_border_is_rolled_back_to() -> None:
+    left = [steps[1].numbers[1] - steps[2].numbers[1] for steps in borders(PLAIN)]
+    assert left == [*PAGES]
+    assert not list(borders(Capabilities(rollback=0)))
+    assert not list(borders(Capabilities(untried=frozenset({"rollback"}))))
