@@ -43,3 +43,13 @@ def test_another_fault_beside_one_that_is_explained_is_told() -> None:
     findings = check(both, cases=60).findings
     assert [finding.fault_class for finding in findings] == ["lse-merge", "unclassified"]
     assert "T=3" in findings[1].detail
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "right"), [("float16", 9.0, True), ("float16", 1.0, False), ("float64", 9.0, False)]
+)
+def test_exponentials_without_a_maximum_have_few_digits_in_float16(dtype: str, size: float, right: bool) -> None:
+    lab = Lab(planted(), dtype=dtype)
+    lab.add("precision", {"stage": "range of exp"}, "", reproduce="f(q, k, v)")
+    row = f"np.full(({{B}}, {{Hq}}, {{T}}, {{D}}), {size})"
+    assert explained(lab, lab.case(Sizes(), (row, row.replace("Hq", "Hkv").replace("{T}", "{S}")))) == right
