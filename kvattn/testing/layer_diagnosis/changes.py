@@ -240,7 +240,7 @@ def rotations(now: Reading, width: int) -> Iterator[Change]:
     yield from _widths(now, rotary, width)
     for change in frequency_changes(np.array(rotary.frequencies), width, 1e-6):
         other = replace(rotary, frequencies=tuple(float(x) for x in change.frequencies))
-        words = f"Frequencies are {name_scheme(change.frequencies)}: {change.words}"
+        words = f"Frequencies are {name_scheme(change.frequencies).told}: {change.words}"
         changed = replace(now, q_rotary=other, k_rotary=other)
         yield Change(change.fault_class, change.parameters, words, changed)
     if rotary.magnitude != 1:

@@ -220,8 +220,7 @@ def _other_lengths(bench: RotaryBench) -> Iterator[Change]:
 def _say(bench: RotaryBench, found: Named | Change) -> tuple[str, dict[str, Any], str]:
     if isinstance(found, Change):
         named, wanted = name_scheme(found.frequencies), name_scheme(np.array(bench.expected(NEAR).frequencies))
-        first = "of no scheme that has a name" if named.scheme == "list" else str(named)
-        return found.fault_class, found.parameters, f"{first}: {found.words}; expected {wanted}."
+        return found.fault_class, found.parameters, f"{named.told}: {found.words}; expected {wanted}."
     wanted = name_scheme(np.array(bench.expected(NEAR).frequencies), bench.sharp)
     parameters: dict[str, Any] = {"scheme": found.scheme, **found.parameters}
     if bench.target.expects is not None:

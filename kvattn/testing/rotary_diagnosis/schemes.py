@@ -41,6 +41,15 @@ class Named:
         ]
         return f"{self.scheme} with {', '.join(words)}" if words else self.scheme
 
+    @property
+    def told(self) -> str:
+        """The same, without the numbers of a list that has no name.
+
+        >>> Named("list", {"frequencies": [1.0, 0.7]}).told
+        'of no scheme that has a name'
+        """
+        return "of no scheme that has a name" if self.scheme == "list" else str(self)
+
 
 def geometry(base: float, pairs: int) -> Numbers:
     """Return base^(-k/n).

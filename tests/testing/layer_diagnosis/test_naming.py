@@ -2,11 +2,15 @@
 
 import numpy as np
 
+from kvattn.positions import llama3_rotary
 from kvattn.testing.layer_diagnosis import changes
 from kvattn.testing.layer_diagnosis.bench import layer_bench
+from kvattn.testing.layer_diagnosis.looking import read_plain
 from kvattn.testing.layer_diagnosis.naming import name
+from kvattn.testing.layer_diagnosis.plan import Plan
 from kvattn.testing.layer_diagnosis.reading import Reading
 from kvattn.testing.planted_layer import PlantedLayer
+from kvattn.testing.planted_rotation import PlantedRotation
 
 
 def tries(now: Reading) -> list[changes.Change]:
@@ -43,3 +47,17 @@ def test_float32_noise_is_not_explained_by_a_change() -> None:
     bench = layer_bench(PlantedLayer(cap=rounded), compute="float32")
     assert name(bench, [bench.drawing(), bench.drawing(Hq=6, Hkv=2, seed=2)], tries, changes.fits)
     assert bench.findings == []
+
+
+def test_a_small_fault_is_not_taken_for_coarse_arithmetic() -> None:
+    plan = Plan(rotary=llama3_rotary(64))
+    plain = 500000.0 ** -(np.arange(32) / 32)
+    shares = np.clip((8192 * plain / (2 * np.pi) - 1) / 3, 0, 1)
+    middle = (shares > 0) & (shares < 1)
+    theta = plain * np.where(middle, 1 - shares + shares / 8, shares + (1 - shares) / 8)  # the terms exchanged
+    bench = layer_bench(PlantedLayer(rotate=PlantedRotation(width=64, frequencies=lambda n, w: theta)), plan)
+    read_plain(bench)
+    (finding,) = bench.findings
+    assert (finding.fault_class, finding.parameters["smoothing"]) == ("rope-scaling", "exchanged")
+    assert finding.detail.startswith("Frequencies are of no scheme that has a name: the two terms of the smoothing")
+    assert (bench.compute, bench.notes) == ("float64", [])
