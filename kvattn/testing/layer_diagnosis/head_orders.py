@@ -30,7 +30,7 @@ WORDS = {
 """What is said of each place where heads have an order."""
 
 WITHIN = {"reversed in each group"}
-"""Orders in which no head leaves its group: the same for the columns of ``w_q`` and for the joined heads."""
+"""Orders in which no head leaves its group, which are the same for ``w_q`` and for the joined heads."""
 
 OF = {"o_heads": "w_o", "q_heads": "w_q", "key_map": "k", "value_map": "v"}
 """Whose order each field of a `Reading` is."""

@@ -49,7 +49,7 @@ HEAD_ORDERS: Mapping[str, Callable[[int, int, int], int]] = MappingProxyType(
 )
 """Head that stands at place h of the query heads' matrix or of the joined heads; the contract's first."""
 
-Heads: TypeAlias = "str | tuple[tuple[int, int, tuple[int, ...]], ...]"
+Heads: TypeAlias = str | tuple[tuple[int, int, tuple[int, ...]], ...]
 """A name in a table of heads, or the heads themselves for some numbers of query and of key/value heads."""
 
 
