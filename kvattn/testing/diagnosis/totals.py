@@ -154,7 +154,8 @@ def _padded(lab: Lab, sizes: Sizes, logit: float, close: float) -> int:
         keys = more.built.k.shape[2]
         lse = np.asarray(lab.behaviour.expected(more.built).lse, np.float64)
         shares = more.out[..., :keys].sum(-1)
-        if np.abs(shares - 1 / (1 + -keys % tile * np.exp(-lse))).max() <= close:
+        filled, sink = (np.abs(shares - 1 / (1 + many * np.exp(-lse))).max() for many in (-keys % tile, np.exp(logit)))
+        if filled <= close < sink:  # in few bits both may be near
             return tile
     return 0
 

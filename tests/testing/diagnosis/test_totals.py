@@ -157,6 +157,12 @@ def test_a_sink_that_weighs_as_much_as_whole_keys_is_still_a_sink(logit: float) 
     assert lab.findings[0].fault_class == "sink"
 
 
+def test_few_bits_do_not_make_a_tile_of_a_sink() -> None:
+    lab = Lab(target_of(OwnSink(0.0)), dtype="float16")
+    assert read_own_sink(lab)
+    assert lab.findings[0].fault_class == "sink"
+
+
 def test_sinks_that_are_scaled_as_scores_are_named_and_leave_nothing_else_to_find() -> None:
     def scaled(q: Any, k: Any, v: Any, *, sinks: Any = None) -> Any:
         return Planted()(q, k, v, sinks=None if sinks is None else sinks / q.shape[3] ** 0.5)
