@@ -101,7 +101,8 @@ def read(rows: Array) -> list[Name | str]:
     with np.errstate(invalid="ignore"):
         signs = (np.abs(sizes - 1) <= SLACK).all(-1) & (rows[:, :32] * rows[:, 32:] < 0).all(-1)
         zeros = (sizes <= SLACK).all(-1)
-    codes = np.packbits(rows[:, :32] > 0, axis=-1, bitorder="little").view("<u4")[:, 0]
+    packed = np.packbits(rows[:, :32] > 0, axis=-1, bitorder="little")  # in the order of rows in memory
+    codes = np.ascontiguousarray(packed).view("<u4")[:, 0]
     return [
         _name(code) if sign and code >> 31 else "nothing" if zero else "a mangled row"
         for code, sign, zero in zip(codes.tolist(), np.asarray(signs).tolist(), np.asarray(zeros).tolist(), strict=True)

@@ -18,6 +18,17 @@ def test_a_row_gives_its_name_back(token: Token, field: int) -> None:
     assert read(0.8 * rows[7])[0] == Name(*token, 7, field)  # as a quantised cache would give it
 
 
+def test_rows_are_read_however_they_lie_in_memory() -> None:
+    rows = write([Token(n, n, 1) for n in range(3)], heads=1, field=1)[0]
+    for lying in (
+        np.asfortranarray(rows),
+        np.repeat(rows, 2, axis=0)[::2],
+        np.repeat(rows, 2, axis=1)[:, ::2],
+        rows[::-1][::-1],
+    ):
+        assert read(lying) == read(rows)
+
+
 def test_no_row_is_another() -> None:
     tokens = [Token(n, p, o) for n in range(4) for p in range(4) for o in range(4)]
     rows = np.concatenate([write(tokens, heads=4, field=field).reshape(-1, 64) for field in (0, 1)])
