@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from kvattn.testing import check
 from kvattn.testing.diagnosis.differential import draw, read_drawn
 from kvattn.testing.diagnosis.lab import Lab, planted
 from kvattn.testing.keywords import KEYWORDS, fed, whole
+from kvattn.testing.narrowed import Narrowed
 from kvattn.testing.planted import Planted
 from kvattn.testing.targets import target_of
 
@@ -90,3 +92,15 @@ def test_a_case_that_is_wrong_once_is_named_and_does_not_stop_the_check() -> Non
         ("stale-state", "calls")
     ]
     assert "the same call again is not" in lab.findings[0].detail
+
+
+def test_what_is_as_near_as_what_is_known_explains_nothing() -> None:
+    """A log-sum-exp off by a fortieth, in float16, was once read as the scale 1 / sqrt(Hq), of 9 heads of width 8."""
+
+    def off(q: Any, k: Any, v: Any) -> Any:
+        out, lse = Planted()(q, k, v)
+        return out, lse * 1.025
+
+    report = check(Narrowed(off, "float16"), dtype="float16", cases=8)
+    assert report.verdict == "fault"
+    assert "scale" not in {finding.fault_class for finding in report.findings}
