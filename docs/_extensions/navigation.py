@@ -54,7 +54,7 @@ def _from_the_root(html: str, page: str) -> str:
 
 def _mark(made: State, _app: Sphinx, page: str, _template: str, context: State, _doctree: object) -> None:
     tree = context.get("furo_navigation_tree")
-    if not tree:
+    if not tree or "plain" not in made:  # a theme that asks otherwise gets its own tree for each page
         return
     if "soup" not in made:
         made["soup"] = BeautifulSoup(tree, "html.parser")
